@@ -1,0 +1,9 @@
+//go:build tools
+
+// Package tools names the Kubernetes binaries that the tests build and run.
+package tools
+
+import (
+	_ "k8s.io/kubernetes/cmd/kube-apiserver"
+	_ "k8s.io/kubernetes/cmd/kube-controller-manager"
+)
