@@ -1,1 +1,40 @@
-//! Placeholder.
+//! The Tallylight API, group `tallylight.dev`, version `v1alpha1`: Rust types, names, defaults and the rules that the
+//! API server itself enforces (CEL). Both binaries and the chart's CRDs come from here; it knows no client and no clock.
+
+mod broadcast;
+mod condition;
+mod hooks;
+mod manifest;
+mod media_pool;
+mod naming;
+
+pub use broadcast::{
+    Action, Broadcast, BroadcastSpec, BroadcastState, BroadcastStatus, Event, HooksStatus, Lane, LaneState, Protocol,
+    Publish, PublishStatus, Reason, Session, SessionState,
+};
+pub use condition::{Condition, ConditionStatus, set_condition};
+pub use hooks::{ContentType, Hooks, SecretKeyRef};
+pub use manifest::manifests;
+pub use media_pool::{Admission, MediaPool, MediaPoolSpec, MediaPoolStatus, StreamDefaults};
+pub use naming::{InvalidStreamId, StreamId, object_name};
+
+/// The API group.
+pub const GROUP: &str = "tallylight.dev";
+/// `apiVersion` of all objects.
+pub const API_VERSION: &str = "tallylight.dev/v1alpha1";
+/// Label of a Broadcast that a node created for an unregistered stream id; it is deleted after its end is delivered.
+pub const EPHEMERAL_LABEL: &str = "tallylight.dev/ephemeral";
+/// Label on pods and Leases of media nodes: the pool's name.
+pub const POOL_LABEL: &str = "tallylight.dev/pool";
+/// Standard label that tells media nodes' pods and Leases from others.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// Value of [`COMPONENT_LABEL`] on pods and Leases of media nodes.
+pub const MEDIA_NODE_COMPONENT: &str = "media-node";
+/// The operator's finalizer: an open session is ended and every event is settled before a Broadcast goes.
+pub const HOOKS_FINALIZER: &str = "tallylight.dev/hooks";
+/// `ServiceAccount` of media pods, as the admission policy knows it.
+pub const MEDIA_SERVICE_ACCOUNT: &str = "tallylight-media";
+/// A ledger's hard bound: what the schema allows in `status.hooks.pending`.
+pub const MAX_PENDING: usize = 64;
+/// Application name when a pool names none: Ant Media Server's default application.
+pub const DEFAULT_APP: &str = "LiveApp";

@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The session and event machine of a Broadcast, and the stores that keep it.
+//!
+//! State and event are one write: whoever opens or ends a session appends the event in the same patch. [`machine`] decides,
+//! without a clock or a connection; a [`Store`] commits; [`commit`] brings the two together. It sends no webhook.
+
+mod commit;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod disposal;
+mod event;
+#[cfg(feature = "kube")]
+mod kube;
+pub mod machine;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod store;
+
+#[cfg(feature = "kube")]
+pub use crate::kube::KubeStore;
+#[cfg(feature = "sqlite")]
+pub use crate::sqlite::{Change, SqliteStore};
+pub use commit::{Committed, commit};
+pub use event::event_id;
+pub use machine::{Claim, Input, Owner, Rejection, Step, Transition, apply};
+pub use store::{Error, Key, Store};

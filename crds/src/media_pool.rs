@@ -1,0 +1,98 @@
+//! `MediaPool`: media pods and the defaults of their Broadcasts; Ant Media Server calls it an application.
+
+#![allow(unreachable_pub, reason = "KubeSchema repeats each struct where nothing can reach it")]
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Condition, DEFAULT_APP, Hooks, broadcast};
+
+/// MediaPool is a set of media nodes, and the defaults of the Broadcasts that they carry.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "tallylight.dev",
+    version = "v1alpha1",
+    kind = "MediaPool",
+    plural = "mediapools",
+    shortname = "mpool",
+    category = "tallylight",
+    namespaced,
+    status = "MediaPoolStatus",
+    derive = "PartialEq",
+    doc = "MediaPool is a set of media nodes, and the defaults of the Broadcasts that they carry.",
+    printcolumn(name = "App", type_ = "string", json_path = ".spec.app"),
+    printcolumn(name = "Admission", type_ = "string", json_path = ".spec.admission"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = kube::core::Rule::new("size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')")
+        .message("metadata.name must be a DNS label of at most 63 characters"),
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MediaPoolSpec {
+    /// First path segment of publish, play and REST addresses (rtmp://host/APP/streamID): the application's name.
+    #[serde(default = "default_app")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9_-]+$"))]
+    pub app: String,
+
+    /// Where events of this pool's Broadcasts are POSTed when they name no URL of their own.
+    #[serde(rename = "listenerHookURL", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(validation = broadcast::is_url(), validation = broadcast::is_http(), validation = broadcast::has_host(),
+             validation = broadcast::has_no_fragment(), validation = broadcast::has_no_user())]
+    pub listener_hook_url: Option<String>,
+
+    /// How events are sent; each field is a default for this pool's Broadcasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
+
+    /// Who may publish: RegisteredOnly takes ids that have a Broadcast; Open makes a Broadcast for any other id, which is deleted after its end is delivered.
+    #[serde(default)]
+    pub admission: Admission,
+}
+
+/// Admission of unregistered stream ids.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum Admission {
+    /// Only ids that have a Broadcast.
+    #[default]
+    RegisteredOnly,
+    /// Any id.
+    Open,
+}
+
+/// What is observed of a MediaPool.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MediaPoolStatus {
+    /// Generation of the spec that this status was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+    /// Accepted says whether the spec is valid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+}
+
+/// What a pool settles for its Broadcasts, with every default decided.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StreamDefaults {
+    pub listener_hook_url: Option<String>,
+    pub hooks: Hooks,
+}
+
+impl MediaPoolSpec {
+    /// The pool's defaults for its Broadcasts.
+    #[must_use]
+    pub fn stream_defaults(&self) -> StreamDefaults {
+        StreamDefaults {
+            listener_hook_url: self.listener_hook_url.clone(),
+            hooks: self.hooks.clone().unwrap_or_default(),
+        }
+    }
+}
+
+fn default_app() -> String {
+    DEFAULT_APP.to_owned()
+}

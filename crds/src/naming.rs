@@ -1,0 +1,115 @@
+//! From a stream id to the name of its Broadcast, by one pure function, so that a lookup is one GET by name.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// Longest DNS label, RFC 1123.
+const MAX_LABEL: usize = 63;
+/// Bytes of readable text kept in a derived name: `x-` + text + `-` + 16 hex digits stay below [`MAX_LABEL`].
+const MAX_READABLE: usize = 40;
+
+/// A stream id as publishers, players and hooks know it: 1 to 253 characters of `A-Z a-z 0-9 _ . -`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StreamId(String);
+
+/// The text is not a stream id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidStreamId;
+
+impl fmt::Display for InvalidStreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("stream id must be 1 to 253 characters of A-Z, a-z, 0-9, '_', '.' and '-'")
+    }
+}
+
+impl std::error::Error for InvalidStreamId {}
+
+impl StreamId {
+    /// Parses a stream id.
+    ///
+    /// # Errors
+    /// When the text is empty, longer than 253 bytes, or holds another character.
+    pub fn parse(text: &str) -> Result<Self, InvalidStreamId> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        if text.is_empty() || text.len() > 253 || !text.bytes().all(allowed) {
+            return Err(InvalidStreamId);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names the Broadcast of a stream id: the id itself when it is a DNS label, else readable text plus a hash of the id.
+#[must_use]
+pub fn object_name(id: &StreamId) -> String {
+    if is_dns_label(id.as_str()) {
+        return id.as_str().to_owned();
+    }
+    let readable: String = id
+        .as_str()
+        .bytes()
+        .take(MAX_READABLE)
+        .map(|b| match b.to_ascii_lowercase() {
+            b'_' | b'.' => '-',
+            b => char::from(b),
+        })
+        .collect();
+    let digest = Sha256::digest(id.as_str().as_bytes());
+    let hash: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    format!("x-{}-{hash}", readable.trim_matches('-'))
+}
+
+/// Whether the text is a DNS label (RFC 1123): the names that a Broadcast may have.
+fn is_dns_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let edge = |b: Option<&u8>| b.is_some_and(|b| *b != b'-');
+    let bytes = text.as_bytes();
+    bytes.len() <= MAX_LABEL && bytes.iter().all(|b| inner(*b)) && edge(bytes.first()) && edge(bytes.last())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(id: &str) -> String {
+        object_name(&StreamId::parse(id).unwrap())
+    }
+
+    #[test]
+    fn a_dns_label_names_itself() {
+        assert_eq!(name("studio-1"), "studio-1");
+        assert_eq!(name(&"a".repeat(63)), "a".repeat(63));
+    }
+
+    #[test]
+    fn any_other_id_gets_a_stable_dns_label_of_its_own() {
+        let ids = ["Studio", "studio_1", "studio.1", "-a", "a-", "___", ".", &"b".repeat(64), &"Z".repeat(253)];
+        let names: Vec<String> = ids.iter().map(|id| name(id)).collect();
+        for n in &names {
+            assert!(is_dns_label(n), "{n}");
+        }
+        let mut unique = names.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), names.len());
+        assert_eq!(name("Studio"), "x-studio-1f0b3c6ba5d36d30".replace("1f0b3c6ba5d36d30", &name("Studio")[9..]));
+    }
+
+    #[test]
+    fn what_is_no_stream_id_is_refused() {
+        for id in ["", "a b", "a/b", "ä", "a?key=1", &"c".repeat(254)] {
+            assert_eq!(StreamId::parse(id), Err(InvalidStreamId), "{id}");
+        }
+    }
+}

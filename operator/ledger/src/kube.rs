@@ -1,0 +1,146 @@
+//! The store in a cluster: the status subresource of Broadcasts, by JSON Patch.
+//!
+//! How the API server's answers must be read (tried against a real one): a failed `test` is a 422 `Invalid` without causes,
+//! and so is a patch that cannot be applied; a refusal by schema or CEL is a 422 with causes.
+
+use json_patch::{Patch as JsonPatch, PatchOperation, TestOperation, jsonptr::PointerBuf};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, ValidationDirective},
+    core::Status,
+};
+use serde_json::Value;
+use tallylight_crds::{Broadcast, HOOKS_FINALIZER, MediaPool};
+
+use crate::{Error, Key, Store};
+
+/// Page size of lists: the API server's own default for large lists.
+const PAGE: u32 = 500;
+
+/// Broadcasts in a cluster.
+#[derive(Clone)]
+pub struct KubeStore {
+    client: Client,
+    manager: &'static str,
+}
+
+impl KubeStore {
+    /// Makes a store that writes as the field manager `manager`. The client should not retry by itself.
+    #[must_use]
+    pub fn new(client: Client, manager: &'static str) -> Self {
+        Self { client, manager }
+    }
+
+    fn broadcasts(&self, namespace: &str) -> Api<Broadcast> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    fn patch_params(&self) -> PatchParams {
+        PatchParams {
+            field_manager: Some(self.manager.to_owned()),
+            field_validation: Some(ValidationDirective::Strict),
+            ..PatchParams::default()
+        }
+    }
+}
+
+impl Store for KubeStore {
+    async fn get(&self, key: &Key) -> Result<Option<Broadcast>, Error> {
+        self.broadcasts(&key.namespace).get_opt(&key.name).await.map_err(read_error)
+    }
+
+    async fn create(&self, broadcast: &Broadcast) -> Result<Broadcast, Error> {
+        let namespace = broadcast.metadata.namespace.as_deref().unwrap_or_default();
+        let params = PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() };
+        self.broadcasts(namespace).create(&params, broadcast).await.map_err(write_error)
+    }
+
+    async fn patch_status(&self, key: &Key, uid: &str, patch: &JsonPatch) -> Result<Broadcast, Error> {
+        let patch: Patch<()> = Patch::Json(guarded(uid, patch));
+        let api = self.broadcasts(&key.namespace);
+        api.patch_status(&key.name, &self.patch_params(), &patch).await.map_err(write_error)
+    }
+
+    async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let answer = self.broadcasts(&key.namespace).delete(&key.name, &params).await;
+        answer.map(|_| ()).map_err(write_error)
+    }
+
+    async fn release(&self, key: &Key, uid: &str) -> Result<(), Error> {
+        let api = self.broadcasts(&key.namespace);
+        let Some(found) = api.get_metadata_opt(&key.name).await.map_err(read_error)? else {
+            return Ok(());
+        };
+        let finalizers = found.metadata.finalizers.unwrap_or_default();
+        let Some(at) = finalizers.iter().position(|f| f == HOOKS_FINALIZER) else {
+            return Ok(());
+        };
+        let place = PointerBuf::from_tokens(["metadata", "finalizers", &at.to_string()]);
+        let patch = JsonPatch(vec![
+            test(place.clone(), Value::from(HOOKS_FINALIZER)),
+            PatchOperation::Remove(json_patch::RemoveOperation { path: place }),
+        ]);
+        let patch: Patch<()> = Patch::Json(guarded(uid, &patch));
+        match api.patch_metadata(&key.name, &self.patch_params(), &patch).await.map_err(write_error) {
+            Ok(_) | Err(Error::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn sessions_of(&self, namespace: &str, node: &str) -> Result<Vec<Broadcast>, Error> {
+        let api = self.broadcasts(namespace);
+        let mut params = ListParams::default().fields(&format!("status.session.node={node}")).limit(PAGE);
+        let mut all = Vec::new();
+        loop {
+            let page = api.list(&params).await.map_err(read_error)?;
+            all.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    async fn pool(&self, namespace: &str, name: &str) -> Result<Option<MediaPool>, Error> {
+        let api: Api<MediaPool> = Api::namespaced(self.client.clone(), namespace);
+        api.get_opt(name).await.map_err(read_error)
+    }
+}
+
+/// Puts the UID first: a Broadcast that was deleted and made again under the same name is another one.
+fn guarded(uid: &str, patch: &JsonPatch) -> JsonPatch {
+    let guard = test(PointerBuf::from_tokens(["metadata", "uid"]), Value::from(uid));
+    JsonPatch(std::iter::once(guard).chain(patch.0.iter().cloned()).collect())
+}
+
+fn test(path: PointerBuf, value: Value) -> PatchOperation {
+    PatchOperation::Test(TestOperation { path, value })
+}
+
+fn read_error(error: kube::Error) -> Error {
+    match error {
+        kube::Error::Api(status) => answer(&status),
+        kube::Error::SerdeError(source) => Error::Invalid { message: source.to_string() },
+        other => Error::Unavailable { source: Box::new(other) },
+    }
+}
+
+fn write_error(error: kube::Error) -> Error {
+    read_error(error)
+}
+
+fn answer(status: &Status) -> Error {
+    let message = || status.message.chars().take(512).collect();
+    let causes = status.details.as_ref().map_or(0, |details| details.causes.len());
+    match status.code {
+        404 => Error::NotFound,
+        409 if status.reason == "AlreadyExists" => Error::AlreadyExists,
+        409 => Error::Conflict,
+        422 if causes == 0 => Error::Conflict,
+        400 | 413 | 422 => Error::Invalid { message: message() },
+        403 => Error::Forbidden { message: message() },
+        _ => Error::Unavailable { source: Box::new(kube::Error::Api(Box::new(status.clone()))) },
+    }
+}

@@ -1,0 +1,276 @@
+//! Decides what a claim, an end and an acknowledgement do to a Broadcast's status, and which patch says so.
+//!
+//! A patch carries the `test`s that make it true only for the state it was decided on, and touches only what it must: an
+//! append at the tail and an acknowledgement at the head commute. Knows nothing of stores, clocks or webhooks.
+
+use jiff::Timestamp;
+use json_patch::{Patch, PatchOperation, jsonptr::PointerBuf};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tallylight_crds::{
+    Action, BroadcastState, BroadcastStatus, Event, Lane, LaneState, MAX_PENDING, Protocol, Reason, Session,
+    SessionState,
+};
+
+/// Room that a claim leaves in the ledger, so that the session's end always fits.
+const ROOM_FOR_END: usize = 1;
+
+/// Something that someone wants to happen to a Broadcast.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A node has the first media of a publisher.
+    Claim(Claim),
+    /// The owner of a session ends it.
+    End { owner: Owner, reason: Reason, time: Timestamp },
+    /// The operator ends a session whose owner cannot, and fences the owner off by a new epoch.
+    Close { owner: Owner, reason: Reason, time: Timestamp },
+    /// The receiver has every event up to `through`, or they need no sending.
+    Ack { through: i64, lane: Option<Lane> },
+    /// A delivery failed, or a lane was stopped or woken.
+    SetLane(Lane),
+}
+
+/// A node's wish to open a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// Random and unique: by it a claim whose reply was lost is found again.
+    pub id: String,
+    pub node: String,
+    /// Where other nodes reach this one.
+    pub address: Option<String>,
+    pub protocol: Protocol,
+    /// When the first media arrived.
+    pub time: Timestamp,
+}
+
+/// The right to write one session: what a claim gives, and what a newer epoch takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+pub struct Owner {
+    pub ordinal: i64,
+    pub epoch: i64,
+}
+
+impl Owner {
+    /// The owner of the session that a status shows.
+    #[must_use]
+    pub fn of(session: &Session) -> Self {
+        Self { ordinal: session.ordinal, epoch: session.epoch }
+    }
+}
+
+/// What an input does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Commit this.
+    Write(Box<Transition>),
+    /// The status already says so: the same input took effect before.
+    Settled,
+}
+
+/// A decided change: the patch, and the status that it makes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Transition {
+    pub patch: Patch,
+    pub status: BroadcastStatus,
+}
+
+/// Why an input cannot have its effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("another publisher is on air")]
+    OnAir { node: String },
+    #[error("the ledger holds {MAX_PENDING} events that the receiver has not taken")]
+    LedgerFull,
+    #[error("the session belongs to a newer epoch")]
+    Fenced,
+    #[error("no event with that sequence was appended")]
+    NotAppended,
+}
+
+/// Decides what `input` does to a Broadcast in `status`.
+///
+/// # Errors
+/// When it may not happen; the status stays as it is.
+pub fn apply(status: &BroadcastStatus, input: &Input) -> Result<Step, Rejection> {
+    match input {
+        Input::Claim(claim) => open(status, claim),
+        Input::End { owner, reason, time } => end(status, *owner, *reason, *time, Fence::Keep),
+        Input::Close { owner, reason, time } => end(status, *owner, *reason, *time, Fence::Raise),
+        Input::Ack { through, lane } => ack(status, *through, lane.as_ref()),
+        Input::SetLane(lane) => Ok(set_lane(status, lane)),
+    }
+}
+
+fn open(status: &BroadcastStatus, claim: &Claim) -> Result<Step, Rejection> {
+    let old = &status.session;
+    if old.id.as_deref() == Some(&claim.id) {
+        return if old.state == SessionState::Open { Ok(Step::Settled) } else { Err(Rejection::Fenced) };
+    }
+    if old.state == SessionState::Open {
+        return Err(Rejection::OnAir { node: old.node.clone().unwrap_or_default() });
+    }
+    if status.hooks.pending.len() + ROOM_FOR_END >= MAX_PENDING {
+        return Err(Rejection::LedgerFull);
+    }
+    let session = Session {
+        ordinal: old.ordinal + 1,
+        epoch: old.epoch + 1,
+        state: SessionState::Open,
+        id: Some(claim.id.clone()),
+        node: Some(claim.node.clone()),
+        address: claim.address.clone(),
+        protocol: Some(claim.protocol),
+        start_time: Some(claim.time),
+        end_time: None,
+    };
+    let event = Event {
+        sequence: status.hooks.last_sequence + 1,
+        session: session.ordinal,
+        action: Action::LiveStreamStarted,
+        time: claim.time,
+        reason: None,
+    };
+    Ok(change_session(status, BroadcastState::Live, session, event))
+}
+
+/// Whether an end takes the right to write away from the owner.
+#[derive(Clone, Copy, PartialEq)]
+enum Fence {
+    Keep,
+    Raise,
+}
+
+fn end(
+    status: &BroadcastStatus,
+    owner: Owner,
+    reason: Reason,
+    time: Timestamp,
+    fence: Fence,
+) -> Result<Step, Rejection> {
+    let old = &status.session;
+    let raised = Owner { epoch: owner.epoch + 1, ..owner };
+    let ended_as = if fence == Fence::Raise { raised } else { owner };
+    if old.state == SessionState::Ended && Owner::of(old) == ended_as {
+        return Ok(Step::Settled);
+    }
+    if old.state == SessionState::Ended || Owner::of(old) != owner {
+        return Err(Rejection::Fenced);
+    }
+    // Clocks of two machines may differ: an end is never before its start.
+    let time = old.start_time.map_or(time, |start| time.max(start));
+    let session = Session { state: SessionState::Ended, epoch: ended_as.epoch, end_time: Some(time), ..old.clone() };
+    let event = Event {
+        sequence: status.hooks.last_sequence + 1,
+        session: session.ordinal,
+        action: Action::LiveStreamEnded,
+        time,
+        reason: Some(reason),
+    };
+    Ok(change_session(status, BroadcastState::Ended, session, event))
+}
+
+fn change_session(status: &BroadcastStatus, state: BroadcastState, session: Session, event: Event) -> Step {
+    let mut next = status.clone();
+    let mut patch = PatchBuilder::default();
+    patch.test("/status/session/epoch", &status.session.epoch);
+    patch.test("/status/session/state", &status.session.state);
+    patch.test("/status/hooks/lastSequence", &status.hooks.last_sequence);
+    patch.replace("/status/session", &session);
+    patch.replace("/status/state", &state);
+    patch.replace("/status/hooks/lastSequence", &event.sequence);
+    patch.add("/status/hooks/pending/-", &event);
+    next.state = state;
+    next.session = session;
+    next.hooks.last_sequence = event.sequence;
+    next.hooks.pending.push(event);
+    Step::Write(Box::new(Transition { patch: patch.build(), status: next }))
+}
+
+fn ack(status: &BroadcastStatus, through: i64, lane: Option<&Lane>) -> Result<Step, Rejection> {
+    let hooks = &status.hooks;
+    if through > hooks.last_sequence {
+        return Err(Rejection::NotAppended);
+    }
+    if through <= hooks.acked_sequence {
+        return Ok(lane.map_or(Step::Settled, |lane| set_lane(status, lane)));
+    }
+    let mut next = status.clone();
+    let mut patch = PatchBuilder::default();
+    patch.test("/status/hooks/ackedSequence", &hooks.acked_sequence);
+    let settled = hooks.pending.iter().take_while(|event| event.sequence <= through).count();
+    if let Some(first) = hooks.pending.first().filter(|_| settled > 0) {
+        patch.test("/status/hooks/pending/0/sequence", &first.sequence);
+    }
+    patch.replace("/status/hooks/ackedSequence", &through);
+    for _ in 0..settled {
+        patch.remove("/status/hooks/pending/0");
+    }
+    next.hooks.acked_sequence = through;
+    next.hooks.pending.drain(..settled);
+    if let Some(lane) = lane.filter(|lane| changes_lane(hooks.lane.as_ref(), lane)) {
+        patch.add("/status/hooks/lane", lane);
+        next.hooks.lane = Some(lane.clone());
+    }
+    Ok(Step::Write(Box::new(Transition { patch: patch.build(), status: next })))
+}
+
+fn set_lane(status: &BroadcastStatus, lane: &Lane) -> Step {
+    if !changes_lane(status.hooks.lane.as_ref(), lane) {
+        return Step::Settled;
+    }
+    let mut next = status.clone();
+    let mut patch = PatchBuilder::default();
+    // A lane's state speaks of the first pending event: it must still be that one.
+    patch.test("/status/hooks/ackedSequence", &status.hooks.acked_sequence);
+    patch.add("/status/hooks/lane", lane);
+    next.hooks.lane = Some(lane.clone());
+    Step::Write(Box::new(Transition { patch: patch.build(), status: next }))
+}
+
+/// A lane that never had a failure is not written down as idle.
+fn changes_lane(old: Option<&Lane>, new: &Lane) -> bool {
+    match old {
+        Some(old) => old != new,
+        None => new.state != LaneState::Idle,
+    }
+}
+
+/// Builds a JSON Patch (RFC 6902) of paths that are known to parse and values that are plain data.
+#[derive(Default)]
+pub(crate) struct PatchBuilder(Vec<PatchOperation>);
+
+impl PatchBuilder {
+    pub(crate) fn test<T: Serialize>(&mut self, path: &'static str, value: &T) {
+        let (path, value) = (pointer(path), plain(value));
+        self.0.push(PatchOperation::Test(json_patch::TestOperation { path, value }));
+    }
+
+    fn add<T: Serialize>(&mut self, path: &'static str, value: &T) {
+        let (path, value) = (pointer(path), plain(value));
+        self.0.push(PatchOperation::Add(json_patch::AddOperation { path, value }));
+    }
+
+    fn replace<T: Serialize>(&mut self, path: &'static str, value: &T) {
+        let (path, value) = (pointer(path), plain(value));
+        self.0.push(PatchOperation::Replace(json_patch::ReplaceOperation { path, value }));
+    }
+
+    pub(crate) fn remove(&mut self, path: &'static str) {
+        self.0.push(PatchOperation::Remove(json_patch::RemoveOperation { path: pointer(path) }));
+    }
+
+    pub(crate) fn build(self) -> Patch {
+        Patch(self.0)
+    }
+}
+
+fn pointer(path: &'static str) -> PointerBuf {
+    PointerBuf::parse(path).expect("paths here are literals that start with a slash")
+}
+
+fn plain<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or_else(|error| json!(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;
