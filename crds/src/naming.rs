@@ -103,7 +103,8 @@ mod tests {
         unique.sort();
         unique.dedup();
         assert_eq!(unique.len(), names.len());
-        assert_eq!(name("Studio"), "x-studio-1f0b3c6ba5d36d30".replace("1f0b3c6ba5d36d30", &name("Studio")[9..]));
+        // Written out, because a change of the function would lose every Broadcast that has such an id.
+        assert_eq!(name("Studio"), "x-studio-0aa91af2ec4c1fd7");
     }
 
     #[test]

@@ -324,3 +324,79 @@ fn closed() -> Error {
 fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Unavailable { source: Box::new(error) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Claim, Input, Owner, commit};
+
+    fn open(dir: &tempfile::TempDir) -> SqliteStore {
+        SqliteStore::open(&dir.path().join("ledger.db")).unwrap()
+    }
+
+    fn broadcast(name: &str) -> Broadcast {
+        let mut new = Broadcast::new(name, BroadcastSpec { pool: "default".into(), ..BroadcastSpec::default() });
+        new.metadata.namespace = Some("default".into());
+        new
+    }
+
+    #[tokio::test]
+    async fn it_passes_the_suite_of_all_stores() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        crate::conformance::run(&store, "default").await;
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let made = store.create(&broadcast("x")).await.unwrap();
+        let claim = Claim {
+            id: "c".into(),
+            node: "n".into(),
+            address: None,
+            protocol: tallylight_crds::Protocol::Rtmp,
+            time: jiff::Timestamp::UNIX_EPOCH,
+        };
+        commit(&store, &made, &Input::Claim(claim)).await.unwrap();
+        store.close().await;
+        assert!(store.list().await.is_err(), "a closed store does not answer");
+
+        let again = open(&dir);
+        let found = again.list().await.unwrap();
+        assert_eq!(Owner::of(&found[0].status_or_default().session), Owner { ordinal: 1, epoch: 1 });
+        again.close().await;
+    }
+
+    #[tokio::test]
+    async fn followers_see_each_change_after_it_is_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let mut changes = store.subscribe();
+        let made = store.create(&broadcast("x")).await.unwrap();
+        store.delete(&Key::of(&made), made.metadata.uid.as_deref().unwrap()).await.unwrap();
+        let mut next = async || tokio::time::timeout(Duration::from_secs(5), changes.recv()).await.unwrap().unwrap();
+        assert!(matches!(next().await, Change::Applied(b) if b.stream_id() == "x"));
+        assert!(matches!(next().await, Change::Deleted { key, .. } if key.name == "x"));
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn applying_a_manifest_again_changes_the_spec_and_keeps_the_status() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let made = store.apply(&broadcast("x")).await.unwrap();
+        let mut named = broadcast("x");
+        named.spec.name = Some("Title".into());
+        let changed = store.apply(&named).await.unwrap();
+        assert_eq!(changed.metadata.uid, made.metadata.uid);
+        assert_eq!(changed.metadata.generation, Some(2));
+        named.spec.pool = "other".into();
+        assert!(matches!(store.apply(&named).await, Err(Error::Invalid { message }) if message.contains("spec.pool")));
+        store.close().await;
+    }
+}

@@ -1,1 +1,315 @@
+use proptest::prelude::*;
+use serde_json::Value;
+use tallylight_crds::HooksStatus;
 
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn claim(id: &str, node: &str, second: i64) -> Input {
+    Input::Claim(Claim { id: id.into(), node: node.into(), address: None, protocol: Protocol::Rtmp, time: at(second) })
+}
+
+fn written(status: &BroadcastStatus, input: &Input) -> BroadcastStatus {
+    match apply(status, input) {
+        Ok(Step::Write(transition)) => transition.status,
+        other => panic!("{input:?} is not written: {other:?}"),
+    }
+}
+
+fn live() -> BroadcastStatus {
+    written(&BroadcastStatus::default(), &claim("a", "node-1", 0))
+}
+
+fn end(status: &BroadcastStatus, second: i64) -> Input {
+    Input::End { owner: Owner::of(&status.session), reason: Reason::PublisherClosed, time: at(second) }
+}
+
+fn close(status: &BroadcastStatus, second: i64) -> Input {
+    Input::Close { owner: Owner::of(&status.session), reason: Reason::NodeLost, time: at(second) }
+}
+
+#[test]
+fn a_claim_opens_a_session_and_appends_its_start_in_one_patch() {
+    let status = live();
+    assert_eq!(status.state, BroadcastState::Live);
+    assert_eq!((status.session.ordinal, status.session.epoch), (1, 1));
+    let events: Vec<_> = status.hooks.pending.iter().map(|e| (e.sequence, e.session, e.action)).collect();
+    assert_eq!(events, [(1, 1, Action::LiveStreamStarted)]);
+    assert_eq!(status.hooks.last_sequence, 1);
+}
+
+#[test]
+fn a_second_publisher_is_refused_while_the_first_is_live() {
+    let refused = apply(&live(), &claim("b", "node-2", 1));
+    assert_eq!(refused, Err(Rejection::OnAir { node: "node-1".into() }));
+}
+
+#[test]
+fn a_claim_whose_reply_was_lost_is_found_again() {
+    assert_eq!(apply(&live(), &claim("a", "node-1", 0)), Ok(Step::Settled));
+}
+
+#[test]
+fn a_claim_that_was_closed_meanwhile_is_not_taken_for_open() {
+    let closed = written(&live(), &close(&live(), 5));
+    assert_eq!(apply(&closed, &claim("a", "node-1", 0)), Err(Rejection::Fenced));
+}
+
+#[test]
+fn an_end_is_written_once_whoever_asks_again() {
+    let ended = written(&live(), &end(&live(), 9));
+    assert_eq!(ended.state, BroadcastState::Ended);
+    assert_eq!(ended.hooks.pending[1].reason, Some(Reason::PublisherClosed));
+    assert_eq!(apply(&ended, &end(&live(), 9)), Ok(Step::Settled));
+}
+
+#[test]
+fn a_node_whose_session_was_closed_is_fenced() {
+    let closed = written(&live(), &close(&live(), 5));
+    assert_eq!(closed.session.epoch, 2);
+    assert_eq!(apply(&closed, &end(&live(), 6)), Err(Rejection::Fenced));
+    assert_eq!(apply(&closed, &close(&live(), 6)), Ok(Step::Settled));
+    let next = written(&closed, &claim("b", "node-1", 7));
+    assert_eq!((next.session.ordinal, next.session.epoch), (2, 3));
+}
+
+#[test]
+fn an_end_is_never_before_its_start() {
+    let started = written(&BroadcastStatus::default(), &claim("a", "node-1", 100));
+    let ended = written(&started, &close(&started, 40));
+    assert_eq!(ended.session.end_time, Some(at(100)));
+}
+
+#[test]
+fn an_ack_takes_the_events_away_and_only_those() {
+    let ended = written(&live(), &end(&live(), 9));
+    let acked = written(&ended, &Input::Ack { through: 1, lane: None });
+    assert_eq!(acked.hooks.acked_sequence, 1);
+    assert_eq!(acked.hooks.pending.iter().map(|e| e.sequence).collect::<Vec<_>>(), [2]);
+    assert_eq!(apply(&acked, &Input::Ack { through: 1, lane: None }), Ok(Step::Settled));
+    assert_eq!(apply(&acked, &Input::Ack { through: 3, lane: None }), Err(Rejection::NotAppended));
+}
+
+#[test]
+fn a_lane_that_never_failed_is_not_written_down() {
+    let idle = Lane {
+        state: LaneState::Idle,
+        attempts: 0,
+        next_attempt_time: None,
+        last_status: None,
+        last_error: None,
+        observed_generation: None,
+    };
+    assert_eq!(apply(&live(), &Input::SetLane(idle.clone())), Ok(Step::Settled));
+    let failing = Lane { state: LaneState::Backoff, attempts: 1, ..idle.clone() };
+    let backoff = written(&live(), &Input::SetLane(failing));
+    assert_eq!(written(&backoff, &Input::SetLane(idle.clone())).hooks.lane, Some(idle));
+}
+
+#[test]
+fn a_full_ledger_refuses_a_start_but_has_room_for_every_end() {
+    let mut status = BroadcastStatus::default();
+    let mut second = 0;
+    let refusal = loop {
+        second += 1;
+        match apply(&status, &claim(&second.to_string(), "n", second)) {
+            Ok(Step::Write(transition)) => status = transition.status,
+            other => break other,
+        }
+        status = written(&status, &end(&status, second));
+    };
+    assert_eq!(refusal, Err(Rejection::LedgerFull));
+    assert!(status.hooks.pending.len() <= MAX_PENDING);
+}
+
+// --- Any interleaving of nodes, operators, lost replies and crashes.
+
+#[derive(Debug, Clone)]
+enum Move {
+    /// Reads the Broadcast.
+    Read {
+        actor: usize,
+    },
+    Claim {
+        actor: usize,
+    },
+    /// Claims without hearing the answer, and asks again.
+    ClaimTwice {
+        actor: usize,
+    },
+    End {
+        actor: usize,
+    },
+    EndTwice {
+        actor: usize,
+    },
+    /// The node is gone: the operator closes whatever it has read to be open.
+    Close {
+        actor: usize,
+    },
+    Ack {
+        actor: usize,
+        events: usize,
+    },
+    /// Forgets the session that it owned.
+    Crash {
+        actor: usize,
+    },
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let actor = 0..4_usize;
+    let one = prop_oneof![
+        3 => actor.clone().prop_map(|actor| Move::Read { actor }),
+        3 => actor.clone().prop_map(|actor| Move::Claim { actor }),
+        1 => actor.clone().prop_map(|actor| Move::ClaimTwice { actor }),
+        3 => actor.clone().prop_map(|actor| Move::End { actor }),
+        1 => actor.clone().prop_map(|actor| Move::EndTwice { actor }),
+        2 => actor.clone().prop_map(|actor| Move::Close { actor }),
+        4 => (actor.clone(), 1..4_usize).prop_map(|(actor, events)| Move::Ack { actor, events }),
+        1 => actor.prop_map(|actor| Move::Crash { actor }),
+    ];
+    prop::collection::vec(one, 1..120)
+}
+
+/// The store: JSON under patches, as both stores have it, and the law that CEL is in a cluster.
+struct World {
+    object: Value,
+    reads: Vec<BroadcastStatus>,
+    owned: Vec<Option<Owner>>,
+    log: Vec<Event>,
+    acked: Vec<i64>,
+    claims: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let status = BroadcastStatus::default();
+        let object = json!({"status": serde_json::to_value(&status).unwrap()});
+        Self { object, reads: vec![status; 4], owned: vec![None; 4], log: vec![], acked: vec![], claims: 0 }
+    }
+
+    fn status(&self) -> BroadcastStatus {
+        serde_json::from_value(self.object["status"].clone()).unwrap()
+    }
+
+    /// Decides on what the actor has read, and sends the patch; says whether the effect is there.
+    fn send(&mut self, actor: usize, input: &Input) -> bool {
+        let Ok(step) = apply(&self.reads[actor], input) else { return false };
+        let Step::Write(transition) = step else { return true };
+        let before = self.status();
+        let mut object = self.object.clone();
+        if json_patch::patch(&mut object, &transition.patch).is_err() {
+            return false;
+        }
+        self.object = object;
+        let after = self.status();
+        assert_lawful(&before, &after);
+        if before == self.reads[actor] {
+            assert_eq!(after, transition.status, "the patch makes the status that was announced");
+        }
+        let new = after.hooks.pending.iter().filter(|e| e.sequence > before.hooks.last_sequence);
+        self.log.extend(new.cloned());
+        self.acked.extend(before.hooks.acked_sequence + 1..=after.hooks.acked_sequence);
+        true
+    }
+
+    fn play(&mut self, step: &Move) {
+        match *step {
+            Move::Read { actor } => self.reads[actor] = self.status(),
+            Move::Claim { actor } => self.claim(actor, false),
+            Move::ClaimTwice { actor } => self.claim(actor, true),
+            Move::End { actor } => self.end(actor, false),
+            Move::EndTwice { actor } => self.end(actor, true),
+            Move::Close { actor } => {
+                let input = close(&self.reads[actor], 1);
+                self.send(actor, &input);
+            }
+            Move::Ack { actor, events } => {
+                let through = self.reads[actor].hooks.pending.iter().map(|e| e.sequence).take(events).max();
+                if let Some(through) = through {
+                    self.send(actor, &Input::Ack { through, lane: None });
+                }
+            }
+            Move::Crash { actor } => self.owned[actor] = None,
+        }
+    }
+
+    fn claim(&mut self, actor: usize, twice: bool) {
+        self.claims += 1;
+        let input = claim(&format!("claim-{}", self.claims), &format!("node-{actor}"), 0);
+        let mut done = self.send(actor, &input);
+        if twice {
+            self.reads[actor] = self.status();
+            let again = self.send(actor, &input);
+            assert!(again || !done, "a claim that took effect is found again");
+            done = again;
+        }
+        if done {
+            self.owned[actor] = Some(Owner::of(&self.status().session));
+        }
+    }
+
+    fn end(&mut self, actor: usize, twice: bool) {
+        let Some(owner) = self.owned[actor] else { return };
+        self.reads[actor] = self.status();
+        let stale = Owner::of(&self.status().session) != owner;
+        let input = Input::End { owner, reason: Reason::PublisherLost, time: at(2) };
+        let before = self.log.len();
+        let done = self.send(actor, &input);
+        if twice {
+            self.reads[actor] = self.status();
+            assert_eq!(self.send(actor, &input), done);
+        }
+        assert!(!(stale && self.log.len() > before), "a stale epoch never writes");
+    }
+}
+
+/// The CRD's rules, in Rust.
+fn assert_lawful(old: &BroadcastStatus, new: &BroadcastStatus) {
+    let (o, n): (&HooksStatus, &HooksStatus) = (&old.hooks, &new.hooks);
+    assert!(n.last_sequence >= o.last_sequence && n.acked_sequence >= o.acked_sequence);
+    assert!(n.acked_sequence <= o.last_sequence, "only what was in the log is acknowledged");
+    let expected: Vec<i64> = (n.acked_sequence + 1..=n.last_sequence).collect();
+    assert_eq!(n.pending.iter().map(|e| e.sequence).collect::<Vec<_>>(), expected, "no gap");
+    for event in o.pending.iter().filter(|e| e.sequence > n.acked_sequence) {
+        assert!(n.pending.contains(event), "a pending event stays as it is");
+    }
+    assert!(new.session.epoch >= old.session.epoch && new.session.ordinal >= old.session.ordinal);
+    assert_eq!(new.session.state == SessionState::Open, new.state == BroadcastState::Live);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_inputs_keeps_starts_and_ends_alternating_and_acknowledges_each_event_once(moves in moves()) {
+        let mut world = World::new();
+        for step in &moves {
+            world.play(step);
+        }
+        for (at, event) in world.log.iter().enumerate() {
+            let action = if at % 2 == 0 { Action::LiveStreamStarted } else { Action::LiveStreamEnded };
+            prop_assert_eq!(event.action, action, "starts and ends alternate");
+            prop_assert_eq!(event.sequence, i64::try_from(at).unwrap() + 1, "sequences have no gap");
+            prop_assert_eq!(event.session, i64::try_from(at / 2).unwrap() + 1, "an end belongs to the start before it");
+        }
+        let expected: Vec<i64> = (1..=world.status().hooks.acked_sequence).collect();
+        prop_assert_eq!(&world.acked, &expected, "each event is acknowledged exactly once, in order");
+    }
+
+    #[test]
+    fn an_event_has_the_same_id_however_often_it_is_derived(
+        uid in "[0-9a-f-]{36}", session in 1..1000_i64, sequence in 1..1000_i64, second in 0..1_000_000_i64,
+    ) {
+        let event = |time| Event { sequence, session, action: Action::LiveStreamStarted, time, reason: None };
+        let id = crate::event_id(&uid, &event(at(second)));
+        prop_assert_eq!(id, crate::event_id(&uid, &event(at(0))), "the time is no part of it");
+        prop_assert_eq!(id.get_version_num(), 5);
+        let ended = Event { action: Action::LiveStreamEnded, ..event(at(0)) };
+        prop_assert_ne!(id, crate::event_id(&uid, &ended));
+    }
+}
