@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Sets up what the tests need, and prints one line a step. Run again, it only looks (under a second).
+#
+# Debian packages are installed when it runs as root; otherwise it names the missing ones and fails. etcd, kube-apiserver,
+# kube-controller-manager, helm, and kubectl where the system has none that is new enough, are built from the Go modules in
+# tests/tools, whose go.sum pins every byte, into a cache outside the clone. A build is kept in a folder named by the hash of
+# its module, so a new version is built beside the old one; $cache/bin links to the current ones.
+#
+#   TALLYLIGHT_CACHE  the cache (default: ${XDG_CACHE_HOME:-~/.cache}/tallylight)
+#   KUBE_ASSETS       a folder that holds the Kubernetes binaries already: nothing is built then
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${TALLYLIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tallylight}
+
+# ffmpeg and ffprobe publish and play; rtmp2sink and rtmp2src are in bad, flvmux in good, x264enc in ugly, decoders in libav.
+packages=(ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
+  gstreamer1.0-plugins-ugly gstreamer1.0-libav)
+# The oldest kubectl that prints what the tests read (subresources, selectable fields).
+kubectl_minor=28
+
+say() { printf 'setup: %-24s %s\n' "$1" "$2"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+debian_packages() {
+  if ! command -v dpkg-query >/dev/null; then
+    local command
+    for command in ffmpeg ffprobe gst-launch-1.0; do
+      command -v "$command" >/dev/null || fail "$command is missing, and this is not Debian: install what provides it"
+    done
+    say 'media tools' 'found (not Debian: the GStreamer plugins were not checked)'
+    return
+  fi
+  local installed missing=() package
+  installed=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' "${packages[@]}" 2>/dev/null || true)
+  for package in "${packages[@]}"; do
+    grep -qx "ii *$package" <<<"$installed" || missing+=("$package")
+  done
+  if [ ${#missing[@]} -eq 0 ]; then
+    say 'debian packages' 'there'
+  elif [ "$(id -u)" -eq 0 ]; then
+    say 'debian packages' "installing ${missing[*]}"
+    apt-get update -qq </dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+  else
+    fail "missing Debian packages; run: sudo apt-get install --no-install-recommends ${missing[*]}"
+  fi
+}
+
+# Builds the packages that follow with the linker flags into $cache/tools/NAME-KEY and links them from $cache/bin.
+# A lock lets two clones share the cache; a build appears by one rename, whole or not at all.
+build() { # name module-folder ldflags binary=package...
+  local name=$1 module=$here/tools/$2 ldflags=$3 key target work entry
+  shift 3
+  key=$(cat "$module/go.mod" "$module/go.sum" | sha256sum | cut -c1-12)
+  target=$cache/tools/$name-$key
+  if [ ! -d "$target" ]; then
+    command -v go >/dev/null || fail "go is missing: needed once to build $name; install Go 1.26 or newer"
+    say "$name" "building into $target (once; the API server takes about 15 CPU minutes)"
+    work=$(mktemp -d "$cache/tools/.building-XXXXXX")
+    for entry in "$@"; do
+      (cd "$module" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $ldflags" -o "$work/${entry%%=*}" "${entry#*=}") </dev/null \
+        || { rm -rf "$work"; fail "building ${entry#*=} failed"; }
+    done
+    chmod 755 "$work"
+    mv -T "$work" "$target"
+  fi
+  for entry in "$@"; do
+    link "$target/${entry%%=*}"
+  done
+  say "$name" "$target"
+}
+
+link() { # file
+  local file=$1 name=${1##*/}
+  [ "$(readlink "$cache/bin/$name" 2>/dev/null || true)" = "$file" ] && return
+  ln -s "$file" "$cache/bin/.$name.$$"
+  mv -T "$cache/bin/.$name.$$" "$cache/bin/$name"
+}
+
+kubernetes_version() {
+  sed -nE 's#^(require )?\s*k8s.io/kubernetes v([0-9]+)\.([0-9]+)\.([0-9]+)$#\2 \3 \4#p' "$here/tools/kube/go.mod"
+}
+
+kubernetes() {
+  local major minor patch version=k8s.io/component-base/version
+  read -r major minor patch < <(kubernetes_version) || fail "tests/tools/kube/go.mod names no version of k8s.io/kubernetes"
+  local flags="-X $version.gitVersion=v$major.$minor.$patch -X $version.gitMajor=$major -X $version.gitMinor=$minor"
+  build kube kube "$flags" \
+    kube-apiserver=k8s.io/kubernetes/cmd/kube-apiserver \
+    kube-controller-manager=k8s.io/kubernetes/cmd/kube-controller-manager
+  if system_kubectl; then
+    [ ! -L "$cache/bin/kubectl" ] || rm -f "$cache/bin/kubectl"
+    say kubectl "$(command -v kubectl)"
+  else
+    build kubectl kube "$flags" kubectl=k8s.io/kubernetes/cmd/kubectl
+  fi
+}
+
+system_kubectl() {
+  local minor
+  minor=$(kubectl version --client 2>/dev/null | sed -nE 's/^Client Version: v1\.([0-9]+).*/\1/p') || return 1
+  [ "${minor:-0}" -ge $kubectl_minor ]
+}
+
+debian_packages
+if [ -n "${KUBE_ASSETS:-}" ]; then
+  for binary in etcd kube-apiserver kube-controller-manager helm; do
+    [ -x "$KUBE_ASSETS/$binary" ] || fail "KUBE_ASSETS is set, but $KUBE_ASSETS/$binary is not there"
+  done
+  say 'kubernetes binaries' "$KUBE_ASSETS"
+  exit
+fi
+mkdir -p "$cache/bin" "$cache/tools"
+exec 9>"$cache/tools/.lock"
+flock 9
+rm -rf "$cache"/tools/.building-* # of a run that was killed: the lock says that nobody builds now
+build etcd etcd '' etcd=go.etcd.io/etcd/server/v3
+build helm helm '' helm=helm.sh/helm/v4/cmd/helm
+kubernetes
