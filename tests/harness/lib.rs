@@ -1,1 +1,19 @@
-//! Harness.
+//! The parts that Tallylight's tests are made of, all of them real: an API server, our own binaries as processes, a hook
+//! receiver, ffmpeg and GStreamer.
+//!
+//! A part is a handle. It is ready when its constructor returns, and gone when it is dropped, also when the test process is
+//! killed ([`watchdog`]). Nothing here sleeps or retries: what must become true is awaited with a deadline ([`wait`]).
+//! `make test` builds what the parts need; each says what is missing and how to get it.
+
+pub mod apiserver;
+pub mod http;
+pub mod identity;
+pub mod install;
+pub mod media;
+pub mod pki;
+pub mod ports;
+pub mod process;
+pub mod receiver;
+pub mod repository;
+pub mod wait;
+pub mod watchdog;

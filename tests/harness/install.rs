@@ -1,0 +1,197 @@
+//! Installs Tallylight into a control plane as a user does: what `helm template` makes of the chart, applied on the server.
+
+use std::{collections::BTreeSet, process::Command, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::{
+    api::{admissionregistration::v1::ValidatingAdmissionPolicy, core::v1::Namespace},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
+    runtime::conditions,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    apiserver::{ControlPlane, Credential},
+    identity, repository, wait,
+};
+
+/// How long the API server may take to serve a new kind, or to enforce a new policy (about a second).
+const EFFECTIVE: Duration = Duration::from_secs(60);
+
+/// A namespace with Tallylight's kinds, accounts, roles and policy, and no Tallylight process yet.
+pub struct Tenant {
+    pub plane: &'static ControlPlane,
+    pub admin: Client,
+    pub namespace: String,
+}
+
+/// Makes a new namespace on the shared control plane, with everything of the chart but what needs a kubelet.
+///
+/// # Errors
+/// When the chart does not render, or the API server refuses something.
+pub async fn tenant(name: &str) -> Result<Tenant> {
+    let plane = ControlPlane::shared().await?;
+    let (admin, namespace) = install(plane, name).await?;
+    Ok(Tenant { plane, admin, namespace })
+}
+
+/// As [`tenant`], on a control plane of the test's own.
+///
+/// # Errors
+/// When the chart does not render, or the API server refuses something.
+pub async fn install(plane: &ControlPlane, name: &str) -> Result<(Client, String)> {
+    let admin = plane.admin().await?;
+    let namespace = format!("{name}-{}", uuid::Uuid::new_v4().simple().to_string().get(..8).unwrap_or_default());
+    create_namespace(&admin, &namespace).await?;
+    let documents = render(&namespace, &[&format!("watchNamespaces={{{namespace}}}"), "mediaPool.create=false"])?;
+    for document in documents.iter().filter(|document| !needs_kubelet(document)) {
+        apply(&admin, &namespace, document).await?;
+    }
+    effective(&admin, &documents).await?;
+    enforced(plane, &admin, &namespace).await?;
+    Ok((admin, namespace))
+}
+
+/// Renders the chart with Helm.
+///
+/// # Errors
+/// When Helm is missing or refuses the chart or the values.
+pub fn render(namespace: &str, set: &[&str]) -> Result<Vec<Value>> {
+    let mut command = Command::new(repository::kubernetes_binary("helm")?);
+    command.args(["template", "tallylight"]).arg(repository::root().join("charts/tallylight")).args([
+        "--include-crds",
+        "--namespace",
+        namespace,
+    ]);
+    for value in set {
+        command.args(["--set", value]);
+    }
+    let output = command.output().context("failed to run helm")?;
+    if !output.status.success() {
+        bail!("helm template failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    documents(std::str::from_utf8(&output.stdout)?)
+}
+
+/// Splits a YAML stream into its documents; empty ones are left out.
+///
+/// # Errors
+/// When one is not YAML.
+pub fn documents(yaml: &str) -> Result<Vec<Value>> {
+    let mut documents = Vec::new();
+    for text in yaml.split("\n---") {
+        let value: Value = serde_saphyr::from_str(text).with_context(|| format!("not YAML:\n{text}"))?;
+        if value.is_object() {
+            documents.push(value);
+        }
+    }
+    Ok(documents)
+}
+
+/// Creates the object or makes it what the document says, by server-side apply with strict field validation.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn apply(client: &Client, namespace: &str, document: &Value) -> Result<DynamicObject> {
+    let object: DynamicObject = serde_json::from_value(document.clone())?;
+    let types = object.types.clone().context("the document has no kind")?;
+    let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
+    let name = object.metadata.name.clone().context("the document has no name")?;
+    let api: Api<DynamicObject> = if cluster_scoped(&types.kind) {
+        Api::all_with(client.clone(), &resource)
+    } else {
+        Api::namespaced_with(client.clone(), object.metadata.namespace.as_deref().unwrap_or(namespace), &resource)
+    };
+    let parameters = PatchParams::apply("tests").force().validation_strict();
+    api.patch(&name, &parameters, &Patch::Apply(document))
+        .await
+        .with_context(|| format!("failed to apply {} {name}", types.kind))
+}
+
+/// # Errors
+/// When the API server refuses it.
+pub async fn create_namespace(admin: &Client, name: &str) -> Result<()> {
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+    Api::<Namespace>::all(admin.clone()).create(&PostParams::default(), &namespace).await?;
+    Ok(())
+}
+
+/// Waits until the kinds are served and the policies are known.
+///
+/// # Errors
+/// At the deadline.
+pub async fn effective(admin: &Client, documents: &[Value]) -> Result<()> {
+    let named = |kind: &str| -> BTreeSet<String> {
+        let of_kind = documents.iter().filter(|document| document["kind"] == kind);
+        of_kind.filter_map(|document| document["metadata"]["name"].as_str().map(str::to_owned)).collect()
+    };
+    let kinds = Api::<CustomResourceDefinition>::all(admin.clone());
+    for name in named("CustomResourceDefinition") {
+        let established = kube::runtime::wait::await_condition(kinds.clone(), &name, conditions::is_crd_established());
+        tokio::time::timeout(EFFECTIVE, established).await.with_context(|| format!("{name} is not established"))??;
+    }
+    let policies = Api::<ValidatingAdmissionPolicy>::all(admin.clone());
+    for name in named("ValidatingAdmissionPolicy") {
+        policies.get(&name).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the policy refuses what it must: it binds about a second after its creation.
+async fn enforced(plane: &ControlPlane, admin: &Client, namespace: &str) -> Result<()> {
+    let probe = json!({
+        "apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast",
+        "metadata": {"name": "policy-probe"}, "spec": {"pool": "probe"},
+    });
+    apply(admin, namespace, &probe).await?;
+    let media = plane.client(&identity::unbound_media(admin, namespace).await?).await?;
+    let broadcasts = broadcasts(&media, namespace);
+    let nothing = Patch::Merge(json!({"status": {}}));
+    wait::until("the admission policy to be enforced", EFFECTIVE, async || {
+        match broadcasts.patch_status("policy-probe", &PatchParams::default(), &nothing).await {
+            Err(kube::Error::Api(status)) if status.message.contains("ValidatingAdmissionPolicy") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    self::broadcasts(admin, namespace).delete("policy-probe", &kube::api::DeleteParams::default()).await?;
+    Ok(())
+}
+
+fn broadcasts(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("tallylight.dev", "v1alpha1", "Broadcast");
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(&kind))
+}
+
+fn needs_kubelet(document: &Value) -> bool {
+    matches!(document["kind"].as_str(), Some("Deployment" | "Service" | "PodDisruptionBudget"))
+}
+
+fn cluster_scoped(kind: &str) -> bool {
+    kind.starts_with("Cluster")
+        || kind.starts_with("ValidatingAdmissionPolicy")
+        || matches!(kind, "CustomResourceDefinition" | "Namespace" | "PriorityClass")
+}
+
+impl Tenant {
+    /// Writes a kubeconfig of the operator's account into `folder`.
+    ///
+    /// # Errors
+    /// When the token is refused.
+    pub async fn operator_kubeconfig(&self, folder: &std::path::Path) -> Result<std::path::PathBuf> {
+        let credential = identity::operator(&self.admin, &self.namespace).await?;
+        self.plane.kubeconfig(folder, identity::OPERATOR, &credential, &self.namespace)
+    }
+
+    /// Makes a media pod's object and returns what proves to be it.
+    ///
+    /// # Errors
+    /// When the pod exists already.
+    pub async fn media_pod(&self, pool: &str, name: &str) -> Result<Credential> {
+        identity::media_pod(&self.admin, &self.namespace, pool, name).await
+    }
+}

@@ -1,0 +1,186 @@
+//! Publishers and players that people use: ffmpeg and GStreamer, as child processes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::{process::Process, repository, wait};
+
+/// Long enough that a loop of the clip is rare, short enough to make in a second.
+const CLIP_SECONDS: u32 = 10;
+/// A player waits for a keyframe (one a second in the clip) and then reads for a moment.
+const PLAY: Duration = Duration::from_secs(40);
+
+/// A clip of colour bars and a tone: H.264 at 25 fps with a keyframe each second, and AAC. Made once a test binary.
+///
+/// # Errors
+/// When ffmpeg is missing or fails.
+pub async fn clip() -> Result<&'static Path> {
+    static CLIP: OnceCell<(TempDir, PathBuf)> = OnceCell::const_new();
+    let (_, path) = CLIP.get_or_try_init(async || make_clip()).await?;
+    Ok(path)
+}
+
+fn make_clip() -> Result<(TempDir, PathBuf)> {
+    let folder = repository::folder("clip")?;
+    let path = folder.path().join("clip.flv");
+    let status = ffmpeg()
+        .args(["-loglevel", "error"])
+        .args([
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=size=320x180:rate=25",
+            "-f",
+            "lavfi",
+            "-i",
+            "sine=frequency=440:sample_rate=48000",
+        ])
+        .args(["-t", &CLIP_SECONDS.to_string(), "-pix_fmt", "yuv420p"])
+        .args(["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "25", "-b:v", "300k"])
+        .args(["-c:a", "aac", "-b:a", "64k"])
+        .arg(&path)
+        .status()
+        .context("failed to run ffmpeg; run: tests/setup.sh")?;
+    ensure!(status.success(), "ffmpeg could not make the clip: {status}");
+    Ok((folder, path))
+}
+
+const VIDEO: &str = "videotestsrc is-live=true ! video/x-raw,width=320,height=180,framerate=25/1 ! \
+                     x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 bitrate=300 ! \
+                     video/x-h264,profile=baseline ! h264parse !";
+const MUX: &str = "flvmux name=mux streamable=true ! rtmp2sink";
+const AUDIO: &str = "audiotestsrc is-live=true wave=sine ! audio/x-raw,rate=48000,channels=1 ! \
+                     avenc_aac ! aacparse ! mux.";
+
+fn ffmpeg() -> Command {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-hide_banner", "-nostats", "-nostdin", "-y"]).stdin(Stdio::null());
+    command
+}
+
+/// A publisher: streams the clip in real time until it is stopped or dropped.
+#[derive(Debug)]
+pub struct Publisher {
+    pub process: Process,
+}
+
+impl Publisher {
+    /// Publishes with ffmpeg.
+    ///
+    /// # Errors
+    /// When ffmpeg cannot be started.
+    pub async fn ffmpeg(folder: &Path, name: &str, url: &str) -> Result<Self> {
+        let mut command = ffmpeg();
+        command.args(["-re", "-stream_loop", "-1", "-i"]).arg(clip().await?).args(["-c", "copy", "-f", "flv", url]);
+        Ok(Self { process: Process::spawn(name, folder, command)? })
+    }
+
+    /// Publishes with GStreamer.
+    ///
+    /// # Errors
+    /// When GStreamer cannot be started.
+    pub fn gstreamer(folder: &Path, name: &str, url: &str) -> Result<Self> {
+        let mut command = Command::new("gst-launch-1.0");
+        command.arg("-e").args(words(VIDEO)).args(words(MUX)).arg(format!("location={url}")).args(words(AUDIO));
+        Ok(Self { process: Process::spawn(name, folder, command)? })
+    }
+
+    /// Stops as a user does (Ctrl-C): the client says that it unpublishes, and closes.
+    ///
+    /// # Errors
+    /// When it has ended before, or does not end.
+    pub async fn stop(mut self) -> Result<()> {
+        self.process.signal(Signal::INT)?;
+        self.process.wait(Duration::from_secs(20)).await?;
+        Ok(())
+    }
+
+    /// Waits until the publisher has ended by itself, as after a refusal, and returns what it printed.
+    ///
+    /// # Errors
+    /// When it goes on publishing.
+    pub async fn refused(mut self, deadline: Duration) -> Result<String> {
+        self.process.wait(deadline).await?;
+        Ok(self.process.log())
+    }
+}
+
+/// What a player saw of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Played {
+    /// Codec names by ffprobe, sorted: `["aac", "h264"]`.
+    pub codecs: Vec<String>,
+    /// Video frames decoded without an error.
+    pub frames: u64,
+}
+
+/// Plays two seconds with ffmpeg, decoding every frame.
+///
+/// # Errors
+/// When nothing can be played, or a frame does not decode.
+pub async fn play_with_ffmpeg(folder: &Path, name: &str, url: &str) -> Result<Played> {
+    let file = folder.join(format!("{name}.played.flv"));
+    let mut command = ffmpeg();
+    command.args(["-i", url, "-t", "2", "-c", "copy"]).arg(&file);
+    let mut player = Process::spawn(name, folder, command)?;
+    let status = player.wait(PLAY).await?;
+    ensure!(status.success(), "ffmpeg could not play {url}: {}", player.log());
+    inspect(&file)
+}
+
+/// Plays two seconds with GStreamer's `rtmp2src`, and decodes what it wrote.
+///
+/// # Errors
+/// When nothing can be played, or a frame does not decode.
+pub async fn play_with_gstreamer(folder: &Path, name: &str, url: &str) -> Result<Played> {
+    let file = folder.join(format!("{name}.played.flv"));
+    let mut command = Command::new("gst-launch-1.0");
+    command
+        .args(["rtmp2src", &format!("location={url}"), "!", "filesink", "buffer-mode=unbuffered"])
+        .arg(format!("location={}", file.display()));
+    let mut player = Process::spawn(name, folder, command)?;
+    // Two seconds of the clip are about 90 kB.
+    wait::until(format!("{name} to have written media"), PLAY, async || {
+        if let Err(ended) = player.must_run() {
+            return Ok(Err(ended));
+        }
+        let size = fs::metadata(&file).map_or(0, |metadata| metadata.len());
+        if size > 90_000 { Ok(Ok(())) } else { Err(format!("{size} bytes; {}", player.log())) }
+    })
+    .await??;
+    player.kill()?;
+    inspect(&file)
+}
+
+/// Reads what a player wrote with ffprobe, and decodes it with ffmpeg.
+fn inspect(file: &Path) -> Result<Played> {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-count_frames", "-show_entries", "stream=codec_name,nb_read_frames", "-of", "csv=p=0"])
+        .arg(file)
+        .output()
+        .context("failed to run ffprobe; run: tests/setup.sh")?;
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "ffprobe failed: {errors}");
+    let rows: Vec<(&str, u64)> = text
+        .lines()
+        .filter_map(|line| line.split_once(','))
+        .map(|(codec, frames)| (codec, frames.trim_end_matches(',').parse().unwrap_or(0)))
+        .collect();
+    let mut codecs: Vec<String> = rows.iter().map(|(codec, _)| (*codec).to_owned()).collect();
+    codecs.sort();
+    let frames = rows.iter().find(|(codec, _)| *codec != "aac").map_or(0, |(_, frames)| *frames);
+    Ok(Played { codecs, frames })
+}
+
+fn words(pipeline: &str) -> impl Iterator<Item = &str> {
+    pipeline.split_whitespace()
+}

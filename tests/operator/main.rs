@@ -1,0 +1,5 @@
+//! The operator, and what it relies on, against a real API server.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
+
+mod chart;
+mod ledger;
