@@ -1,0 +1,58 @@
+# What people run. `make test` needs Rust, Go (once) and Debian's media tools, and sets up the rest.
+
+export TALLYLIGHT_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tallylight
+
+cargo_deny_version := 0.20.2
+cargo_deny := $(TALLYLIGHT_CACHE)/tools/cargo-deny-$(cargo_deny_version)/bin/cargo-deny
+helm := $(or $(KUBE_ASSETS),$(TALLYLIGHT_CACHE)/bin)/helm
+
+.PHONY: test test-unit check fix crds bench fuzz advisories setup
+
+# Sets up what the tests need, then runs every one and prints the counts.
+test: setup binaries
+	tests/count.sh cargo test --workspace --locked --no-fail-fast
+
+# The quick inner loop: no control plane, no media tools.
+test-unit:
+	cargo test --workspace --exclude tests --locked
+
+# What must hold besides: form, lints, documents, licences and the chart.
+check: setup $(cargo_deny)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
+	$(cargo_deny) --locked check --hide-inclusion-graph bans licenses sources
+	$(helm) lint --strict --quiet charts/tallylight
+
+# Repairs what can be repaired by a tool.
+fix:
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+# Makes crds/*.yaml, and the chart's copy of them, from the Rust types.
+crds:
+	cargo run --locked --quiet --package tallylight-operator -- crd --output-dir crds
+	cp crds/*.yaml charts/tallylight/crds/
+
+bench: setup
+	tests/bench.sh
+
+# FUZZ_SECONDS a target; needs a nightly toolchain and cargo-fuzz, which it names when they are missing.
+fuzz:
+	tests/fuzz.sh
+
+# Known vulnerabilities among the dependencies. Needs the network, so it is no part of `check`.
+advisories: $(cargo_deny)
+	$(cargo_deny) --locked check --hide-inclusion-graph advisories
+
+setup:
+	tests/setup.sh
+
+.PHONY: binaries
+binaries:
+	cargo build --locked --package tallylight-operator --package tallylight-media-node
+
+$(cargo_deny):
+	CARGO_TARGET_DIR=$(TALLYLIGHT_CACHE)/tools/.cargo-deny-target cargo install --locked --quiet cargo-deny \
+	  --version $(cargo_deny_version) --root $(TALLYLIGHT_CACHE)/tools/cargo-deny-$(cargo_deny_version)
+	rm -rf $(TALLYLIGHT_CACHE)/tools/.cargo-deny-target
