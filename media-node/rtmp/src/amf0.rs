@@ -2,7 +2,7 @@
 //!
 //! Not scuffle-amf0, which is the oracle of the tests only: on hostile input it recurses without a limit and reserves
 //! as many entries as a 32-bit count says, and it takes the count of an ECMA array as exact, where encoders write 0 and
-//! mean "until the end marker".
+//! mean "until the end marker" (which it does not know).
 
 use bytes::{BufMut, BytesMut};
 
@@ -258,5 +258,144 @@ impl<'a> Decoder<'a> {
         let (array, rest) = self.bytes.split_first_chunk::<N>().ok_or(Error::CutOff)?;
         self.bytes = rest;
         Ok(*array)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use scuffle_amf0::Amf0Value;
+    use scuffle_amf0::decoder::Amf0Decoder;
+
+    use super::*;
+
+    #[test]
+    fn a_command_is_decoded() {
+        let bytes =
+            b"\x02\x00\x07connect\x00\x3f\xf0\0\0\0\0\0\0\x03\x00\x03app\x02\x00\x04live\x00\x00\x09\x05\x06\x01\x01";
+
+        assert_eq!(
+            decode(bytes),
+            Ok(vec![
+                Value::from("connect"),
+                Value::from(1.0),
+                object([("app", Value::from("live"))]),
+                Value::Null,
+                Value::Undefined,
+                Value::Boolean(true),
+            ])
+        );
+    }
+
+    #[test]
+    fn the_count_of_an_ecma_array_is_only_a_hint() {
+        for count in [0_u8, 1, 9] {
+            let bytes = [&[8, 0, 0, 0, count][..], b"\x00\x01a\x05\x00\x00\x09"].concat();
+            assert_eq!(decode(&bytes), Ok(vec![Value::EcmaArray(vec![("a".to_owned(), Value::Null)])]));
+        }
+    }
+
+    #[test]
+    fn dates_xml_and_typed_objects_are_taken_as_what_they_resemble() {
+        let bytes = b"\x0b\x40\0\0\0\0\0\0\0\x00\x00\x0f\0\0\0\x01x\x10\x00\x01T\x00\x00\x09\x0c\0\0\0\x01y";
+
+        assert_eq!(
+            decode(bytes),
+            Ok(vec![Value::from(2.0), Value::from("x"), Value::Object(Vec::new()), Value::from("y")])
+        );
+    }
+
+    #[test]
+    fn a_long_string_keeps_its_length() {
+        let text = Value::String("x".repeat(70_000));
+        assert_eq!(decode(&encoded(&text)), Ok(vec![text]));
+    }
+
+    #[test]
+    fn nesting_counts_and_lengths_are_limited() {
+        assert_eq!(decode(&b"\x03\x00\x01a".repeat(100)), Err(Error::TooDeep));
+        assert_eq!(decode(&[5; MAX_VALUES + 1]), Err(Error::TooMany));
+        assert_eq!(decode(&[&[10, 0xFF, 0xFF, 0xFF, 0xFF][..], &[5; 5000]].concat()), Err(Error::TooMany));
+        assert_eq!(decode(b"\x0c\xff\xff\xff\xffabc"), Err(Error::CutOff));
+        assert_eq!(decode(b"\x11\x0a"), Err(Error::Marker(0x11)), "an AMF 3 value");
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(value in value(Value::EcmaArray)) {
+            prop_assert_eq!(decode(&encoded(&value)), Ok(vec![value]));
+        }
+
+        #[test]
+        fn another_decoder_reads_what_was_encoded(value in value(Value::Object)) {
+            // without ECMA arrays: it takes their end marker for the next value
+            let bytes = encoded(&value);
+            if let Ok(theirs) = Amf0Decoder::from_slice(&bytes).decode_value() {
+                prop_assert!(same(&value, &theirs), "{value:?} but {theirs:?}");
+            } else {
+                prop_assert!(false, "not decoded: {value:?}");
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_values_or_an_error(bytes in prop::collection::vec(prop_oneof![0_u8..18, any::<u8>()], 0..200)) {
+            if let Ok(values) = decode(&bytes) {
+                prop_assert!(values.len() <= bytes.len());
+            }
+        }
+    }
+
+    /// Values of all kinds, with `array` for associative arrays.
+    fn value(array: fn(Vec<(String, Value)>) -> Value) -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            (-1e9_f64..1e9).prop_map(Value::Number),
+            any::<bool>().prop_map(Value::Boolean),
+            ".{0,20}".prop_map(Value::String),
+            Just(Value::Null),
+        ];
+        leaf.prop_recursive(4, 60, 6, move |inner| {
+            let members = prop::collection::btree_map("[a-z]{1,9}", inner.clone(), 0..6)
+                .prop_map(|members| members.into_iter().collect::<Vec<_>>());
+            prop_oneof![
+                members.clone().prop_map(Value::Object),
+                members.prop_map(array),
+                prop::collection::vec(inner, 0..6).prop_map(Value::StrictArray),
+            ]
+        })
+    }
+
+    fn encoded(value: &Value) -> BytesMut {
+        let mut output = BytesMut::new();
+        value.encode(&mut output);
+        output
+    }
+
+    fn same(ours: &Value, theirs: &Amf0Value<'_>) -> bool {
+        match (ours, theirs) {
+            (Value::Number(ours), Amf0Value::Number(theirs)) => ours == theirs,
+            (Value::Boolean(ours), Amf0Value::Boolean(theirs)) => ours == theirs,
+            (Value::String(ours), Amf0Value::String(theirs)) => ours.as_str() == theirs.as_str(),
+            (Value::Null | Value::Undefined, Amf0Value::Null) => true,
+            (Value::Object(ours) | Value::EcmaArray(ours), Amf0Value::Object(theirs)) => {
+                ours.len() == theirs.len()
+                    && ours
+                        .iter()
+                        .all(|(name, ours)| theirs.get(&name.as_str().into()).is_some_and(|theirs| same(ours, theirs)))
+            }
+            (Value::StrictArray(ours), Amf0Value::Array(theirs)) => {
+                ours.len() == theirs.len() && ours.iter().zip(theirs.iter()).all(|(ours, theirs)| same(ours, theirs))
+            }
+            (
+                Value::Number(_)
+                | Value::Boolean(_)
+                | Value::String(_)
+                | Value::Object(_)
+                | Value::EcmaArray(_)
+                | Value::StrictArray(_)
+                | Value::Null
+                | Value::Undefined,
+                _,
+            ) => false,
+        }
     }
 }

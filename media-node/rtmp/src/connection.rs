@@ -290,26 +290,9 @@ impl Connection {
         Value::from(name).encode(&mut payload);
         Value::from(transaction).encode(&mut payload);
         values.iter().for_each(|value| value.encode(&mut payload));
-        self.write_message(3, message_type::COMMAND_AMF0, message_stream, 0, &payload);
-    }
-
-    /// Writes a data message.
-    pub(crate) fn write_data(&mut self, message_stream: u32, values: &[Value]) {
-        let mut payload = BytesMut::new();
-        values.iter().for_each(|value| value.encode(&mut payload));
-        self.write_message(5, message_type::DATA_AMF0, message_stream, 0, &payload);
-    }
-
-    fn write_message(
-        &mut self,
-        chunk_stream: u8,
-        message_type: u8,
-        message_stream: u32,
-        timestamp: u32,
-        payload: &[u8],
-    ) {
-        let header = chunk::Header { chunk_stream, message_type, message_stream, timestamp };
-        chunk::write(&mut self.output, header, payload, OUTGOING_CHUNK_SIZE);
+        let header =
+            chunk::Header { chunk_stream: 3, message_type: message_type::COMMAND_AMF0, message_stream, timestamp: 0 };
+        chunk::write(&mut self.output, header, &payload, OUTGOING_CHUNK_SIZE);
     }
 
     /// Appends bytes that are already chunks.

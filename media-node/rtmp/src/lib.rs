@@ -10,8 +10,15 @@
 //! Sources: Adobe's RTMP specification 1.0 (section numbers in the comments are its), AMF 0, FLV 10.1 annex E, and
 //! Veovera's Enhanced RTMP v2.
 
-#![warn(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
-#![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::match_wildcard_for_single_variants,
+        clippy::wildcard_enum_match_arm
+    )
+)]
 
 pub mod amf0;
 pub mod chunk;

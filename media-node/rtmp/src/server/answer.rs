@@ -48,9 +48,6 @@ impl Session {
         self.connection.write_user_control(STREAM_BEGIN, MESSAGE_STREAM);
         self.answer_status("status", code::PLAY_RESET, "the stream is reset");
         self.answer_status("status", code::PLAY_START, "the stream begins");
-        // Flash players show nothing without it
-        let access = [Value::from("|RtmpSampleAccess"), Value::Boolean(true), Value::Boolean(true)];
-        self.connection.write_data(MESSAGE_STREAM, &access);
     }
 
     pub(super) fn answer_play_ended(&mut self) {
