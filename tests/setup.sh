@@ -55,7 +55,7 @@ build() { # name module-folder ldflags binary=package...
   target=$cache/tools/$name-$key
   if [ ! -d "$target" ]; then
     command -v go >/dev/null || fail "go is missing: needed once to build $name; install Go 1.26 or newer"
-    say "$name" "building into $target (once; the API server takes about 15 CPU minutes)"
+    say "$name" "building into $target, once"
     work=$(mktemp -d "$cache/tools/.building-XXXXXX")
     for entry in "$@"; do
       (cd "$module" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $ldflags" -o "$work/${entry%%=*}" "${entry#*=}") </dev/null \
@@ -85,6 +85,7 @@ kubernetes() {
   local major minor patch version=k8s.io/component-base/version
   read -r major minor patch < <(kubernetes_version) || fail "tests/tools/kube/go.mod names no version of k8s.io/kubernetes"
   local flags="-X $version.gitVersion=v$major.$minor.$patch -X $version.gitMajor=$major -X $version.gitMinor=$minor"
+  # The API server takes about 15 CPU minutes when nothing of it is in Go's build cache, the rest a few.
   build kube kube "$flags" \
     kube-apiserver=k8s.io/kubernetes/cmd/kube-apiserver \
     kube-controller-manager=k8s.io/kubernetes/cmd/kube-controller-manager

@@ -15,5 +15,6 @@ pub mod ports;
 pub mod process;
 pub mod receiver;
 pub mod repository;
+pub mod status;
 pub mod wait;
 pub mod watchdog;

@@ -56,7 +56,7 @@ async fn a_minimal_broadcast_is_accepted_by_kubectl() -> Result<()> {
     Ok(())
 }
 
-fn kubectl(plane: &ControlPlane, namespace: &str, arguments: &[&str]) -> Result<String> {
+pub(crate) fn kubectl(plane: &ControlPlane, namespace: &str, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(repository::kubectl());
     command.arg("--kubeconfig").arg(plane.admin_kubeconfig()?).args(["--namespace", namespace]).args(arguments);
     output(command)

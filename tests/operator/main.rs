@@ -3,3 +3,5 @@
 
 mod chart;
 mod ledger;
+mod policy;
+mod schema;

@@ -1,0 +1,80 @@
+//! Status patches written by hand: what a node or an operator sends, and what a hostile one might.
+
+use jiff::Timestamp;
+use json_patch::Patch;
+use kube::{
+    Api, Client,
+    api::{Patch as Body, PatchParams},
+};
+use serde_json::{Value, json};
+use tallylight_crds::Broadcast;
+
+/// A patch from its operations.
+///
+/// # Panics
+/// When an operation is none.
+#[must_use]
+pub fn patch(operations: &[Value]) -> Patch {
+    serde_json::from_value(Value::from(operations.to_vec())).expect("a JSON Patch")
+}
+
+/// The operations by which `node` opens session `ordinal` with `epoch`, in a ledger whose last event is `last`.
+#[must_use]
+pub fn claim(node: &str, ordinal: i64, epoch: i64, last: i64) -> Vec<Value> {
+    let time = Timestamp::UNIX_EPOCH;
+    let session = json!({
+        "state": "Open", "ordinal": ordinal, "epoch": epoch, "node": node, "id": format!("{node}-{epoch}"),
+        "protocol": "RTMP", "startTime": time,
+    });
+    let start = json!({"sequence": last + 1, "session": ordinal, "action": "liveStreamStarted", "time": time});
+    vec![
+        json!({"op": "replace", "path": "/status/session", "value": session}),
+        json!({"op": "replace", "path": "/status/state", "value": "Live"}),
+        append(&start),
+        set("/status/hooks/lastSequence", last + 1),
+    ]
+}
+
+/// The operations that end the open session `ordinal`.
+#[must_use]
+pub fn end(ordinal: i64, last: i64) -> Vec<Value> {
+    let time = Timestamp::UNIX_EPOCH;
+    let event = json!({
+        "sequence": last + 1, "session": ordinal, "action": "liveStreamEnded", "time": time, "reason": "PublisherClosed",
+    });
+    vec![
+        set("/status/session/state", "Ended"),
+        set("/status/session/endTime", time.to_string()),
+        set("/status/state", "Ended"),
+        append(&event),
+        set("/status/hooks/lastSequence", last + 1),
+    ]
+}
+
+/// The operations that acknowledge the first pending event.
+#[must_use]
+pub fn ack(sequence: i64) -> Vec<Value> {
+    vec![set("/status/hooks/ackedSequence", sequence), json!({"op": "remove", "path": "/status/hooks/pending/0"})]
+}
+
+/// Appends an event to the log.
+#[must_use]
+pub fn append(event: &Value) -> Value {
+    json!({"op": "add", "path": "/status/hooks/pending/-", "value": event})
+}
+
+/// Sets a member.
+#[must_use]
+pub fn set(path: &str, value: impl Into<Value>) -> Value {
+    json!({"op": "add", "path": path, "value": value.into()})
+}
+
+/// Sends the operations to a Broadcast's status, asking for strict validation.
+///
+/// # Errors
+/// As the API server answers.
+pub async fn send(client: &Client, namespace: &str, name: &str, operations: &[Value]) -> kube::Result<Broadcast> {
+    let broadcasts = Api::<Broadcast>::namespaced(client.clone(), namespace);
+    let parameters = PatchParams::default().validation_strict();
+    broadcasts.patch_status(name, &parameters, &Body::Json::<()>(patch(operations))).await
+}

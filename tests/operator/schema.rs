@@ -1,0 +1,192 @@
+//! What the API server refuses by itself, and what people see of a Broadcast.
+
+use anyhow::{Context, Result};
+use kube::Client;
+use serde_json::{Value, json};
+use tests::{
+    install::{self, Tenant},
+    status::{ack, append, claim, end, send, set},
+};
+
+use crate::chart::kubectl;
+
+fn broadcast(name: &str, spec: &Value) -> Value {
+    let mut value = json!({"apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast", "metadata": {"name": name}});
+    value["spec"] = json!({"pool": "live"});
+    json_patch::merge(&mut value["spec"], spec);
+    value
+}
+
+async fn tenant_with_show(name: &str) -> Result<Tenant> {
+    let tenant = install::tenant(name).await?;
+    install::apply(&tenant.admin, &tenant.namespace, &broadcast("show", &json!({}))).await?;
+    Ok(tenant)
+}
+
+/// Sends the patch and returns the text of the refusal.
+async fn refusal(admin: &Client, namespace: &str, operations: Vec<Value>) -> Result<String> {
+    match send(admin, namespace, "show", &operations).await {
+        Err(kube::Error::Api(status)) if status.code == 422 => Ok(status.message.clone()),
+        other => anyhow::bail!("expected a 422: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_is_a_law_for_every_writer() -> Result<()> {
+    let Tenant { admin, namespace, .. } = tenant_with_show("law").await?;
+    let event = |sequence: i64, session: i64, action: &str| {
+        append(&json!({"sequence": sequence, "session": session, "action": action, "time": "2026-11-24T00:00:00Z"}))
+    };
+    let refusal = async |operations: Vec<Value>| refusal(&admin, &namespace, operations).await;
+    send(&admin, &namespace, "show", &claim("a", 1, 1, 0)).await?;
+
+    for (attempt, operations, message) in [
+        ("the cursor goes back", vec![set("/status/hooks/lastSequence", 0)], "lastSequence must not decrease"),
+        ("a cursor without its event", vec![set("/status/hooks/lastSequence", 2)], "pending must hold every event"),
+        (
+            "an ack ahead of the log",
+            vec![set("/status/hooks/ackedSequence", 9)],
+            "must not be greater than lastSequence",
+        ),
+        ("an ack that leaves its event", vec![set("/status/hooks/ackedSequence", 1)], "pending must hold every event"),
+        (
+            "both cursors jump over nothing",
+            vec![
+                set("/status/hooks/lastSequence", 50),
+                set("/status/hooks/ackedSequence", 50),
+                set("/status/hooks/pending", json!([])),
+            ],
+            "only events that were in the log before this write",
+        ),
+        (
+            "an event is changed",
+            vec![set("/status/hooks/pending/0/time", "2026-11-24T00:00:01Z")],
+            "must not be changed",
+        ),
+        (
+            "a second start over an open session",
+            claim("b", 2, 2, 1),
+            "a session may start only when the one before has ended",
+        ),
+        (
+            "a start without its session",
+            vec![event(2, 1, "liveStreamStarted"), set("/status/hooks/lastSequence", 2)],
+            "must be appended by the write that opens or ends that session",
+        ),
+        ("another node without an epoch", vec![set("/status/session/node", "b")], "session.node may change only"),
+        ("the status is removed", vec![json!({"op": "remove", "path": "/status"})], "must not"),
+        (
+            "an idle state while a session is open",
+            vec![set("/status/state", "Idle")],
+            "state must be Live or Reconnecting exactly while a session is open",
+        ),
+    ] {
+        let text = refusal(operations).await.with_context(|| attempt.to_owned())?;
+        assert!(text.contains(message), "{attempt}: {text}");
+    }
+
+    send(&admin, &namespace, "show", &end(1, 1)).await?;
+    let text = refusal(vec![set("/status/session/state", "Open"), set("/status/state", "Live")]).await?;
+    assert!(text.contains("an ended session must not be reopened"), "{text}");
+    let text = refusal(end(1, 2)).await?;
+    assert!(text.contains("must be appended by the write that opens or ends that session"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bad_spec_is_refused_with_the_field_and_the_reason() -> Result<()> {
+    let tenant = tenant_with_show("spec").await?;
+    let url = |url: &str| json!({"listenerHookURL": url});
+    for (spec, message) in [
+        (json!({"pool": null}), "spec.pool"),
+        (json!({"pool": "UPPER"}), "spec.pool"),
+        (url("ftp://example.com/"), "must have scheme http or https"),
+        (url("/relative"), "must have scheme http or https"),
+        (url("not a url"), "must be an absolute URL"),
+        (url("http://user:secret@example.com/"), "must not contain a user name or password"),
+        (url("http://example.com/#part"), "must not have a fragment"),
+        (json!({"streamID": "a/b"}), "spec.streamID"),
+        (json!({"hooks": {"contentType": "XML"}}), "spec.hooks.contentType"),
+        (json!({"hooks": {"timeoutSeconds": 0}}), "spec.hooks.timeoutSeconds"),
+        (json!({"hooks": {"actions": ["streamStarted"]}}), "spec.hooks.actions"),
+        (json!({"listenerHookUrl": "http://example.com/"}), "listenerHookUrl"),
+    ] {
+        let answer = install::apply(&tenant.admin, &tenant.namespace, &broadcast("bad", &spec)).await;
+        let text = format!("{:#}", answer.expect_err(&format!("{spec} must be refused")));
+        assert!(text.contains(message), "{spec}: {text}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn pool_and_stream_id_never_change() -> Result<()> {
+    let tenant = tenant_with_show("fixed").await?;
+    let apply = async |name: &str, spec: Value| {
+        let answer = install::apply(&tenant.admin, &tenant.namespace, &broadcast(name, &spec)).await;
+        answer.map(|_| ()).map_err(|error| format!("{error:#}"))
+    };
+
+    let pool = apply("show", json!({"pool": "other"})).await.unwrap_err();
+    let added = apply("show", json!({"streamID": "Show_1"})).await.unwrap_err();
+
+    assert!(pool.contains("spec.pool is immutable"), "{pool}");
+    assert!(added.contains("spec.streamID is immutable, and may be neither added nor removed"), "{added}");
+    assert_eq!(apply("show", json!({"name": "Title"})).await, Ok(()), "the rest may change");
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubectl_shows_what_matters() -> Result<()> {
+    let Tenant { plane, admin, namespace } = install::tenant("columns").await?;
+    let spec = json!({"name": "Morning show"});
+    install::apply(&admin, &namespace, &broadcast("show", &spec)).await?;
+    let operations = [claim("media-live-1", 1, 1, 0), end(1, 1), ack(1)].concat();
+    for operations in [&operations[..4], &operations[4..9], &operations[9..]] {
+        send(&admin, &namespace, "show", operations).await?;
+    }
+
+    let narrow = kubectl(plane, &namespace, &["get", "bc"])?;
+    let wide = kubectl(plane, &namespace, &["get", "bc", "-o", "wide"])?;
+
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let lines: Vec<_> = narrow.lines().map(words).collect();
+    assert_eq!(lines[0], ["NAME", "STATE", "TITLE", "PROTOCOL", "EVENTS", "ACKED", "AGE"]);
+    assert_eq!(lines[1][..7], ["show", "Ended", "Morning", "show", "RTMP", "2", "1"]);
+    assert!(wide.lines().next().unwrap().ends_with("POOL   NODE           NEXT ATTEMPT"), "{wide}");
+    assert!(wide.contains("media-live-1"), "{wide}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn kubectl_explains_every_field() -> Result<()> {
+    let tenant = install::tenant("explain").await?;
+    for kind in ["broadcast", "mediapool"] {
+        let text = kubectl(tenant.plane, &tenant.namespace, &["explain", kind, "--recursive"])?;
+        assert!(text.contains("listenerHookURL"), "{text}");
+    }
+    let text = kubectl(tenant.plane, &tenant.namespace, &["explain", "broadcast.spec.listenerHookURL"])?;
+    assert!(text.contains("DESCRIPTION:\n    Where "), "{text}");
+    Ok(())
+}
+
+#[test]
+fn every_field_is_described() {
+    for (name, yaml) in tallylight_crds::manifests() {
+        let crd: Value = serde_saphyr::from_str(&yaml).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut silent = Vec::new();
+        undescribed(schema, name, &mut silent);
+        assert!(silent.is_empty(), "give these a doc comment: {silent:#?}");
+    }
+}
+
+fn undescribed(schema: &Value, path: &str, silent: &mut Vec<String>) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if property["description"].as_str().is_none_or(str::is_empty) {
+            silent.push(path.clone());
+        }
+        undescribed(property, &path, silent);
+        undescribed(&property["items"], &path, silent);
+    }
+}
