@@ -3,6 +3,7 @@
 
 mod broadcast;
 mod condition;
+mod hook_url;
 mod hooks;
 mod manifest;
 mod media_pool;
@@ -13,6 +14,7 @@ pub use broadcast::{
     Publish, PublishStatus, Reason, Session, SessionState,
 };
 pub use condition::{Condition, ConditionStatus, set_condition};
+pub use hook_url::{HookUrlSource, InvalidHookUrl, MAX_HOOK_URL, hook_url};
 pub use hooks::{ContentType, Hooks, SecretKeyRef};
 pub use manifest::manifests;
 pub use media_pool::{Admission, MediaPool, MediaPoolSpec, MediaPoolStatus, StreamDefaults};
