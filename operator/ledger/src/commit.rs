@@ -1,6 +1,7 @@
 //! Brings machine and store together: decide, patch, and on a conflict read again and decide anew.
 
-use tallylight_crds::Broadcast;
+use json_patch::{Patch, PatchOperation};
+use tallylight_crds::{Broadcast, BroadcastStatus};
 
 use crate::{
     Error, Key, Store,
@@ -26,6 +27,20 @@ pub enum Committed {
 /// # Errors
 /// [`Error::Unavailable`] when the store gives no answer: the same input may be given again, and takes effect once.
 pub async fn commit<S: Store>(store: &S, known: &Broadcast, input: &Input) -> Result<Committed, Error> {
+    commit_with(store, known, input, |_, _| Vec::new()).await
+}
+
+/// Commits an input as [`commit`] does, and in the same patch what `annotate` adds, given the Broadcast as it was and the
+/// status that the patch makes without it. It must leave the ledger and the session alone.
+///
+/// # Errors
+/// As [`commit`].
+pub async fn commit_with<S: Store>(
+    store: &S,
+    known: &Broadcast,
+    input: &Input,
+    annotate: impl Fn(&Broadcast, &BroadcastStatus) -> Vec<PatchOperation> + Send,
+) -> Result<Committed, Error> {
     let key = Key::of(known);
     let uid = known.metadata.uid.as_deref().unwrap_or_default();
     let mut current = known.clone();
@@ -44,7 +59,9 @@ pub async fn commit<S: Store>(store: &S, known: &Broadcast, input: &Input) -> Re
             },
             Err(rejection) => return Ok(Committed::Rejected(rejection)),
         };
-        match store.patch_status(&key, uid, &transition.patch).await {
+        let mut operations = transition.patch.0;
+        operations.extend(annotate(&current, &transition.status));
+        match store.patch_status(&key, uid, &Patch(operations)).await {
             Ok(broadcast) => return Ok(Committed::Done(Box::new(broadcast))),
             Err(Error::NotFound) => return Ok(Committed::Gone),
             Err(Error::Conflict) => match reread(store, &key, uid).await? {

@@ -19,7 +19,7 @@ mod store;
 pub use crate::kube::KubeStore;
 #[cfg(feature = "sqlite")]
 pub use crate::sqlite::{Change, SqliteStore};
-pub use commit::{Committed, commit};
+pub use commit::{Committed, commit, commit_with};
 pub use event::event_id;
 pub use machine::{Claim, Input, Owner, Rejection, Step, Transition, apply};
 pub use store::{Error, Key, Store};
