@@ -1,1 +1,21 @@
-//! Placeholder.
+//! Delivery of a ledger's events to their `listenerHookURL`: what is sent, where, when again, and what is written down.
+//!
+//! [`body`], [`endpoint`], [`settings`], [`schedule`], [`verdict`] and [`lane`] decide, without a clock or a connection;
+//! [`http`] alone opens a user's URL, and [`deliver`] drives. It never makes an event and never drops one.
+
+#![warn(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
+
+pub mod body;
+mod crash;
+pub mod deliver;
+pub mod endpoint;
+pub mod http;
+pub mod lane;
+pub mod schedule;
+pub mod settings;
+pub mod verdict;
+
+pub use body::Body;
+pub use deliver::{Dispatcher, Options, Report, Resolver};
+pub use endpoint::Endpoint;
+pub use settings::{ResolveError, Settings};

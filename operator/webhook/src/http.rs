@@ -1,0 +1,163 @@
+//! The only file that opens a user's URL: one shared client, one POST an attempt, nothing followed, nothing trusted.
+
+use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
+
+use jiff::Timestamp;
+use reqwest::{
+    Certificate, Client as Inner, Response,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::{CONTENT_TYPE, RETRY_AFTER},
+    redirect,
+};
+use uuid::Uuid;
+
+use crate::{
+    body::Body,
+    endpoint::Endpoint,
+    schedule,
+    verdict::{Failure, Outcome},
+};
+
+/// Most of an answer's body that is read, so that the connection can serve again; nobody looks at it. A longer body costs
+/// its connection.
+const MAX_ANSWER: usize = 4096;
+/// How long an idle connection is kept: shorter than the 60 s after which common balancers close theirs in silence.
+const IDLE: Duration = Duration::from_secs(45);
+/// Idle connections to one host: one a lane is the most that helps, and few lanes of one host work at once.
+const IDLE_PER_HOST: usize = 32;
+const USER_AGENT: &str = concat!("Tallylight/", env!("CARGO_PKG_VERSION"));
+
+/// Sends hooks. Clones share connections.
+#[derive(Debug, Clone)]
+pub struct Client(Inner);
+
+/// The client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the additional CA certificates are no PEM bundle")]
+    Certificates { source: reqwest::Error },
+    #[error("failed to make the client for hooks; are the system's CA certificates installed?")]
+    Build { source: reqwest::Error },
+}
+
+/// One attempt.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub endpoint: &'a Endpoint,
+    pub body: Body,
+    /// Id of the event, the same at every attempt.
+    pub id: Uuid,
+    /// Time of this attempt.
+    pub timestamp: Timestamp,
+    /// From connect to the last byte of the answer that is read.
+    pub timeout: Duration,
+}
+
+impl Client {
+    /// Makes the client. It trusts the system's certificate authorities and those in `more_authorities`, a PEM bundle that
+    /// may be empty.
+    ///
+    /// # Errors
+    /// When a certificate does not parse, or there are no authorities to trust.
+    pub fn new(more_authorities: &[u8]) -> Result<Self, Error> {
+        // Fails when the process has a provider already, and then that one serves.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let authorities =
+            Certificate::from_pem_bundle(more_authorities).map_err(|source| Error::Certificates { source })?;
+        let client = Inner::builder()
+            .tls_certs_merge(authorities)
+            .user_agent(USER_AGENT)
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .no_proxy()
+            .dns_resolver(SystemDns)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .build()
+            .map_err(|source| Error::Build { source })?;
+        Ok(Self(client))
+    }
+
+    /// POSTs once. The status decides; what follows it is read within the deadline, up to 4 KiB, and forgotten.
+    pub async fn post(&self, request: Request<'_>) -> Outcome {
+        let Request { endpoint, body, id, timestamp, timeout } = request;
+        let sent = self
+            .0
+            .post(endpoint.expose().clone())
+            .timeout(timeout)
+            .header(CONTENT_TYPE, body.content_type)
+            .header("webhook-id", id.to_string())
+            .header("webhook-timestamp", timestamp.as_second().to_string())
+            .body(body.text)
+            .send()
+            .await;
+        match sent {
+            Ok(response) => {
+                let outcome = answered(&response, timestamp);
+                drain(response).await;
+                outcome
+            }
+            Err(error) => Outcome::Failed(classify(&error)),
+        }
+    }
+}
+
+fn answered(response: &Response, now: Timestamp) -> Outcome {
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    Outcome::Answered {
+        status: response.status().as_u16(),
+        retry_after: retry_after.and_then(|value| schedule::retry_after(value, now)),
+    }
+}
+
+async fn drain(mut response: Response) {
+    let mut left = MAX_ANSWER;
+    while let Ok(Some(chunk)) = response.chunk().await {
+        match left.checked_sub(chunk.len()) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
+fn classify(error: &reqwest::Error) -> Failure {
+    if error.is_timeout() {
+        return Failure::Timeout;
+    }
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(at) = cause {
+        if at.is::<NoAddress>() {
+            return Failure::Dns;
+        }
+        let io = at.downcast_ref::<io::Error>();
+        if at.is::<rustls::Error>() || io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+        {
+            return Failure::Tls;
+        }
+        cause = at.source();
+    }
+    if error.is_connect() { Failure::Connect } else { Failure::Reset }
+}
+
+/// The system's resolver, with an error that has a type.
+struct SystemDns;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the host has no address")]
+struct NoAddress;
+
+impl Resolve for SystemDns {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            // The port is the URL's; 0 stands for it.
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|_unresolved| NoAddress)?.collect();
+            if found.is_empty() {
+                return Err(NoAddress.into());
+            }
+            let found: Addrs = Box::new(found.into_iter());
+            Ok(found)
+        })
+    }
+}
