@@ -1,1 +1,34 @@
-fn main() {}
+//! The operator: holds no media code, turns the status of Broadcasts into webhooks.
+
+mod broadcast;
+mod cli;
+mod crd;
+mod events;
+mod health;
+mod node_watch;
+mod nodes;
+mod resolve;
+mod run;
+mod secrets;
+mod telemetry;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> anyhow::Result<()> {
+    match cli::Cli::parse().command {
+        cli::Command::Crd(args) => crd::write(args.output_dir.as_deref()).context("failed to write the definitions"),
+        cli::Command::Run(args) => {
+            telemetry::init(args.log_format);
+            rustls::crypto::ring::default_provider()
+                .install_default()
+                .ok()
+                .context("failed to choose a TLS provider")?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(run::run(*args))
+        }
+    }
+}

@@ -31,6 +31,29 @@ impl KubeStore {
         Self { client, manager }
     }
 
+    /// Puts our finalizer on a Broadcast, so that it does not go before its events are settled.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when its finalizers have changed since it was read.
+    pub async fn hold(&self, broadcast: &Broadcast) -> Result<(), Error> {
+        let old = broadcast.metadata.finalizers.clone().unwrap_or_default();
+        let new: Vec<&str> = old.iter().map(String::as_str).chain([HOOKS_FINALIZER]).collect();
+        let place = PointerBuf::from_tokens(["metadata", "finalizers"]);
+        // A missing member tests as null.
+        let before = if old.is_empty() { Value::Null } else { Value::from(old.clone()) };
+        let patch = JsonPatch(vec![
+            test(place.clone(), before),
+            PatchOperation::Add(json_patch::AddOperation { path: place, value: Value::from(new) }),
+        ]);
+        let patch: Patch<()> = Patch::Json(guarded(broadcast.metadata.uid.as_deref().unwrap_or_default(), &patch));
+        let key = Key::of(broadcast);
+        let api = self.broadcasts(&key.namespace);
+        match api.patch_metadata(&key.name, &self.patch_params(), &patch).await.map_err(write_error) {
+            Ok(_) | Err(Error::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn broadcasts(&self, namespace: &str) -> Api<Broadcast> {
         Api::namespaced(self.client.clone(), namespace)
     }

@@ -227,6 +227,17 @@ fn set_lane(status: &BroadcastStatus, lane: &Lane) -> Step {
     Step::Write(Box::new(Transition { patch: patch.build(), status: next }))
 }
 
+/// The `test`s that hold only while session and cursors are as in `status`: a guard for what is said about them.
+#[must_use]
+pub fn unchanged(status: &BroadcastStatus) -> Patch {
+    let mut patch = PatchBuilder::default();
+    patch.test("/status/session/epoch", &status.session.epoch);
+    patch.test("/status/session/state", &status.session.state);
+    patch.test("/status/hooks/lastSequence", &status.hooks.last_sequence);
+    patch.test("/status/hooks/ackedSequence", &status.hooks.acked_sequence);
+    patch.build()
+}
+
 /// A lane that never had a failure is not written down as idle.
 fn changes_lane(old: Option<&Lane>, new: &Lane) -> bool {
     match old {

@@ -1,0 +1,226 @@
+//! Drives the reconcile of Broadcasts: dereference → observe → write. What it decides is in `observe`, `ledger::disposal`
+//! and `nodes`; deliveries run apart from it, in the dispatcher.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use json_patch::PatchOperation;
+use kube::{ResourceExt as _, core::DeserializeGuard, runtime::controller::Action};
+use ledger::{Committed, Input, Key, KubeStore, Owner, Store as _, commit, disposal, disposal::Disposal};
+use tallylight_crds::{Broadcast, BroadcastStatus, HOOKS_FINALIZER, Reason, SessionState};
+
+use crate::{events::Events, node_watch::SharedNodes, resolve::Pools, secrets::Secrets};
+
+mod key;
+pub(crate) mod observe;
+
+use observe::{Pool, StreamKey, Surroundings};
+
+/// What the cache holds: a Broadcast that this version can read, or the reason why it cannot.
+pub(crate) type Guarded = DeserializeGuard<Broadcast>;
+
+/// A stream key may change in its Secret, which is not watched: it is looked at again this often.
+const KEY_RECHECK: Duration = Duration::from_secs(600);
+/// First and longest wait after a failed reconcile; doubled in between.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// What a reconcile needs.
+pub(crate) struct Context {
+    pub(crate) store: KubeStore,
+    pub(crate) pools: Pools,
+    pub(crate) nodes: SharedNodes,
+    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) events: Events,
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+/// What a reconcile was trying when it failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("failed to end the session")]
+    EndSession { source: ledger::Error },
+    #[error("failed to delete the Broadcast")]
+    Delete { source: ledger::Error },
+    #[error("failed to release the Broadcast")]
+    Release { source: ledger::Error },
+    #[error("failed to hold the Broadcast until its events are settled")]
+    Hold { source: ledger::Error },
+    #[error("failed to write the verifier of the stream key")]
+    WriteVerifier { source: ledger::Error },
+    #[error("failed to read the stream key")]
+    ReadKey { source: crate::secrets::Error },
+    #[error("failed to write conditions")]
+    WriteConditions { source: ledger::Error },
+}
+
+impl Context {
+    pub(crate) fn new(
+        store: KubeStore,
+        pools: Pools,
+        nodes: SharedNodes,
+        secrets: Arc<Secrets>,
+        events: Events,
+    ) -> Self {
+        Self { store, pools, nodes, secrets, events, failures: Mutex::default() }
+    }
+
+    /// What the Broadcast depends on, but for its stream key.
+    pub(crate) fn pool_of(&self, broadcast: &Broadcast) -> Pool {
+        let namespace = broadcast.namespace().unwrap_or_default();
+        match self.pools.get(&namespace, &broadcast.spec.pool) {
+            None => Pool::Absent,
+            Some(_) if self.nodes.lock().serves(&namespace, &broadcast.spec.pool) => Pool::Serving,
+            Some(_) => Pool::Empty,
+        }
+    }
+}
+
+impl Context {
+    /// Conditions for a patch that the dispatcher is about to send: they cost no write of their own then.
+    pub(crate) fn annotate(&self, broadcast: &Broadcast, after: &BroadcastStatus) -> Vec<PatchOperation> {
+        let around = Surroundings { pool: self.pool_of(broadcast), key: observe::key_in(broadcast) };
+        observe::patch(broadcast, after, around, now()).unwrap_or_default()
+    }
+}
+
+/// Everything that a reconcile reads and nothing that it writes: only a change of this wakes it.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of a predicate")]
+pub(crate) fn inputs(object: &Guarded) -> Option<u64> {
+    let mut hash = DefaultHasher::new();
+    let meta = kube::Resource::meta(object);
+    (&meta.uid, meta.generation, &meta.finalizers, meta.deletion_timestamp.is_some(), &meta.labels).hash(&mut hash);
+    if let Ok(broadcast) = &object.0 {
+        let status = broadcast.status_or_default();
+        (status.session.epoch, status.session.ordinal, status.session.state == SessionState::Open).hash(&mut hash);
+        (status.hooks.last_sequence, status.hooks.acked_sequence).hash(&mut hash);
+    }
+    Some(hash.finish())
+}
+
+pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+    let action = match &object.0 {
+        Ok(broadcast) => reconcile_valid(broadcast, &context).await?,
+        Err(invalid) => {
+            tracing::warn!(broadcast = %object.name_any(), error = %invalid.error, "a Broadcast cannot be read");
+            report_unreadable(&object, &context).await;
+            Action::await_change()
+        }
+    };
+    forget_failures(&context, &object);
+    Ok(action)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape of an error policy")]
+pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = failures.entry(object.uid().unwrap_or_default()).or_insert(0);
+    let wait = RETRY.1.min(RETRY.0 * 2_u32.saturating_pow((*count).min(9)));
+    *count += 1;
+    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::warn!(broadcast = %object.name_any(), %error, source, attempt = *count, ?wait, "reconcile failed");
+    Action::requeue(wait)
+}
+
+fn forget_failures(context: &Context, object: &Guarded) {
+    let uid = object.uid().unwrap_or_default();
+    context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+}
+
+async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Action, Error> {
+    let (key, uid) = (Key::of(broadcast), broadcast.uid().unwrap_or_default());
+    match disposal::next(broadcast) {
+        Disposal::End(owner) => {
+            close(broadcast, owner, Reason::Stopped, context).await?;
+            return Ok(Action::await_change());
+        }
+        Disposal::Release => {
+            context.store.release(&key, &uid).await.map_err(|source| Error::Release { source })?;
+            return Ok(Action::await_change());
+        }
+        Disposal::Delete => {
+            return match context.store.delete(&key, &uid).await {
+                Ok(()) | Err(ledger::Error::NotFound | ledger::Error::Conflict) => Ok(Action::await_change()),
+                Err(source) => Err(Error::Delete { source }),
+            };
+        }
+        Disposal::None => {}
+    }
+    if broadcast.metadata.deletion_timestamp.is_none() && !broadcast.finalizers().iter().any(|f| f == HOOKS_FINALIZER) {
+        context.store.hold(broadcast).await.map_err(|source| Error::Hold { source })?;
+    }
+    close_if_lost(broadcast, context).await?;
+    let key_state = key::sync(broadcast, context).await?;
+    write_conditions(broadcast, key_state, context).await?;
+    Ok(match key_state {
+        StreamKey::NotAsked => Action::await_change(),
+        StreamKey::Known => Action::requeue(KEY_RECHECK),
+        StreamKey::Absent | StreamKey::Forbidden => Action::requeue(Duration::from_secs(30)),
+    })
+}
+
+/// Ends the session of a node that is lost. The node itself is fenced off by the new epoch.
+async fn close_if_lost(broadcast: &Broadcast, context: &Context) -> Result<(), Error> {
+    let session = broadcast.status_or_default().session;
+    let (SessionState::Open, Some(node)) = (session.state, session.node.as_deref()) else { return Ok(()) };
+    let node = Key { namespace: broadcast.namespace().unwrap_or_default(), name: node.to_owned() };
+    let lost = {
+        let mut nodes = context.nodes.lock();
+        nodes.expect(&node, Instant::now());
+        nodes.is_lost(&node)
+    };
+    if lost {
+        close(broadcast, Owner::of(&session), Reason::NodeLost, context).await?;
+        context.events.node_lost(broadcast, &node.name).await;
+    }
+    Ok(())
+}
+
+async fn close(broadcast: &Broadcast, owner: Owner, reason: Reason, context: &Context) -> Result<(), Error> {
+    let input = Input::Close { owner, reason, time: now() };
+    match commit(&context.store, broadcast, &input).await {
+        Ok(Committed::Done(_)) => {
+            tracing::info!(broadcast = %Key::of(broadcast), session = owner.ordinal, ?reason, "session.closed");
+            Ok(())
+        }
+        // The node ended it meanwhile, or the Broadcast is gone: there is nothing left to end.
+        Ok(Committed::Rejected(_) | Committed::Gone) => Ok(()),
+        Err(source) => Err(Error::EndSession { source }),
+    }
+}
+
+async fn write_conditions(broadcast: &Broadcast, key: StreamKey, context: &Context) -> Result<(), Error> {
+    let around = Surroundings { pool: context.pool_of(broadcast), key };
+    let status = broadcast.status_or_default();
+    let Some(operations) = observe::patch(broadcast, &status, around, now()) else { return Ok(()) };
+    // The conditions speak of this state of the ledger: a later one brings its own.
+    let guard = ledger::unchanged(&status);
+    let patch = json_patch::Patch(guard.0.into_iter().chain(operations).collect());
+    let uid = broadcast.uid().unwrap_or_default();
+    match context.store.patch_status(&Key::of(broadcast), &uid, &patch).await {
+        Ok(_) | Err(ledger::Error::NotFound | ledger::Error::Conflict) => Ok(()), // a conflict: the change wakes us again
+        Err(source) => Err(Error::WriteConditions { source }),
+    }
+}
+
+/// Says in `Accepted` that this version cannot read the object; once a generation, since its own write does not wake it.
+async fn report_unreadable(object: &Guarded, context: &Context) {
+    let key = Key { namespace: object.namespace().unwrap_or_default(), name: object.name_any() };
+    let generation = kube::Resource::meta(object).generation;
+    let patch = observe::unreadable(generation, now());
+    let uid = object.uid().unwrap_or_default();
+    if let Err(error) = context.store.patch_status(&key, &uid, &patch).await {
+        // The answer cannot be read either, and that is no failure of the write.
+        tracing::debug!(broadcast = %key, %error, "the answer to a condition of an unreadable Broadcast");
+    }
+}
+
+/// The time that is written down: whole milliseconds, which is what receivers are told.
+pub(crate) fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}

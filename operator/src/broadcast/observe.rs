@@ -1,0 +1,304 @@
+//! Decides the conditions of a Broadcast from what is known. Knows no client.
+
+use jiff::Timestamp;
+use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
+use serde_json::json;
+use tallylight_crds::{
+    Broadcast, BroadcastState, BroadcastStatus, Condition, ConditionStatus, HookUrlSource, LaneState, SessionState,
+    StreamId, hook_url, set_condition,
+};
+
+/// What a Broadcast depends on, as it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Surroundings {
+    pub(crate) pool: Pool,
+    pub(crate) key: StreamKey,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pool {
+    Absent,
+    /// There, but without a media node.
+    Empty,
+    Serving,
+}
+
+/// The stream key that the spec asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamKey {
+    NotAsked,
+    Known,
+    /// The Secret, or the key in it, is not there.
+    Absent,
+    /// The operator may not read the Secret.
+    Forbidden,
+}
+
+/// What the Broadcast itself tells of its stream key.
+pub(crate) fn key_in(broadcast: &Broadcast) -> StreamKey {
+    let asked = broadcast.spec.publish.as_ref().is_some_and(|publish| publish.stream_key_secret_ref.is_some());
+    let status = broadcast.status.as_ref();
+    if !asked {
+        return StreamKey::NotAsked;
+    }
+    if status.and_then(|s| s.publish.as_ref()).is_some_and(|p| p.key_verifier.is_some()) {
+        return StreamKey::Known;
+    }
+    let forbidden = status.is_some_and(|s| s.conditions.iter().any(|c| c.reason == "SecretForbidden"));
+    if forbidden { StreamKey::Forbidden } else { StreamKey::Absent }
+}
+
+/// The conditions that a Broadcast with this status should have.
+pub(crate) fn conditions(
+    broadcast: &Broadcast,
+    status: &BroadcastStatus,
+    around: Surroundings,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let mut list = status.conditions.clone();
+    let accepted = accepted(broadcast);
+    let valid = accepted.status == ConditionStatus::True;
+    let found = [accepted, ready(broadcast, around, valid), live(status), hooks_delivered(status)];
+    for Finding { kind, status, reason, message } in found {
+        let condition = Condition {
+            kind: kind.into(),
+            status,
+            observed_generation: broadcast.metadata.generation,
+            last_transition_time: now,
+            reason: reason.into(),
+            message,
+        };
+        set_condition(&mut list, condition);
+    }
+    list
+}
+
+/// The patch that brings conditions and `observedGeneration` up to date, when they are not.
+pub(crate) fn patch(
+    broadcast: &Broadcast,
+    status: &BroadcastStatus,
+    around: Surroundings,
+    now: Timestamp,
+) -> Option<Vec<PatchOperation>> {
+    let conditions = conditions(broadcast, status, around, now);
+    let generation = broadcast.metadata.generation;
+    if conditions == status.conditions && generation == status.observed_generation {
+        return None;
+    }
+    let add = |path: [&str; 2], value| PatchOperation::Add(AddOperation { path: PointerBuf::from_tokens(path), value });
+    Some(vec![
+        add(["status", "conditions"], json!(conditions)),
+        add(["status", "observedGeneration"], json!(generation)),
+    ])
+}
+
+/// The patch that says of an object that this version cannot read it.
+pub(crate) fn unreadable(generation: Option<i64>, now: Timestamp) -> Patch {
+    let condition = Condition {
+        kind: "Accepted".into(),
+        status: ConditionStatus::False,
+        observed_generation: generation,
+        last_transition_time: now,
+        reason: "Unreadable".into(),
+        message: "this version of the operator cannot read the object: it was written for a newer one".into(),
+    };
+    let path = PointerBuf::from_tokens(["status", "conditions"]);
+    Patch(vec![PatchOperation::Add(AddOperation { path, value: json!([condition]) })])
+}
+
+struct Finding {
+    kind: &'static str,
+    status: ConditionStatus,
+    reason: &'static str,
+    message: String,
+}
+
+fn finding(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Finding {
+    let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
+    Finding { kind, status, reason, message: message.into() }
+}
+
+fn accepted(broadcast: &Broadcast) -> Finding {
+    let (id, name) = (broadcast.stream_id(), broadcast.metadata.name.as_deref().unwrap_or_default());
+    let misnamed = match StreamId::parse(id) {
+        Ok(parsed) if broadcast.carries(&parsed) => None,
+        Ok(parsed) => Some(tallylight_crds::object_name(&parsed)),
+        Err(invalid) => return finding("Accepted", false, "InvalidStreamID", format!("spec.streamID: {invalid}")),
+    };
+    if let Some(expected) = misnamed {
+        let message =
+            format!("spec.streamID {id:?} belongs to a Broadcast named {expected:?}, not {name:?}: rename it");
+        return finding("Accepted", false, "StreamIDMismatch", message);
+    }
+    let url = broadcast.spec.listener_hook_url.as_deref();
+    if let Some(Err(error)) = url.map(|url| hook_url(url, HookUrlSource::Spec)) {
+        return finding("Accepted", false, "InvalidListenerHookURL", format!("spec.listenerHookURL: {error}"));
+    }
+    finding("Accepted", true, "Valid", "the spec is valid")
+}
+
+fn ready(broadcast: &Broadcast, around: Surroundings, valid: bool) -> Finding {
+    let pool = &broadcast.spec.pool;
+    if !valid {
+        return finding("Ready", false, "NotAccepted", "the spec is invalid: see Accepted");
+    }
+    if broadcast.metadata.deletion_timestamp.is_some() {
+        return finding("Ready", false, "Deleting", "the Broadcast is being deleted");
+    }
+    match (around.pool, around.key) {
+        (Pool::Absent, _) => {
+            finding("Ready", false, "PoolNotFound", format!("no MediaPool {pool:?} in this namespace: create it"))
+        }
+        (Pool::Empty, _) => finding("Ready", false, "NoMediaNode", format!("MediaPool {pool:?} has no media node")),
+        (Pool::Serving, StreamKey::Absent) => finding(
+            "Ready",
+            false,
+            "SecretNotFound",
+            "the Secret or the key in spec.publish.streamKeySecretRef does not exist: create it",
+        ),
+        (Pool::Serving, StreamKey::Forbidden) => finding(
+            "Ready",
+            false,
+            "SecretForbidden",
+            "the operator may not read the Secret in spec.publish.streamKeySecretRef: grant it get on that Secret",
+        ),
+        (Pool::Serving, StreamKey::NotAsked | StreamKey::Known) => {
+            finding("Ready", true, "PoolReady", "a publisher is accepted")
+        }
+    }
+}
+
+fn live(status: &BroadcastStatus) -> Finding {
+    let session = &status.session;
+    let node = session.node.as_deref().unwrap_or_default();
+    match (session.state, status.state) {
+        (SessionState::Open, BroadcastState::Reconnecting) => {
+            finding("Live", false, "Reconnecting", "the publisher is away")
+        }
+        (SessionState::Open, _) => finding("Live", true, "OnAir", format!("session {} is on {node}", session.ordinal)),
+        (SessionState::Ended, BroadcastState::Idle) => finding("Live", false, "Idle", "nobody has published yet"),
+        (SessionState::Ended, _) => finding("Live", false, "Ended", format!("session {} has ended", session.ordinal)),
+    }
+}
+
+fn hooks_delivered(status: &BroadcastStatus) -> Finding {
+    let waiting = status.hooks.pending.len();
+    if waiting == 0 {
+        return finding("HooksDelivered", true, "AllDelivered", "no event waits");
+    }
+    let lane = status.hooks.lane.as_ref();
+    let error = lane.and_then(|lane| lane.last_error.as_deref()).unwrap_or("unknown");
+    match lane.map(|lane| lane.state) {
+        Some(LaneState::Backoff) => finding(
+            "HooksDelivered",
+            false,
+            "Backoff",
+            format!("{waiting} events wait; the last attempt failed: {error}"),
+        ),
+        Some(LaneState::Gone) => finding(
+            "HooksDelivered",
+            false,
+            "EndpointGone",
+            format!("{waiting} events wait; the endpoint answered 410: change the URL to send them"),
+        ),
+        Some(LaneState::Idle) | None => {
+            finding("HooksDelivered", false, "Delivering", format!("{waiting} events are on their way"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tallylight_crds::{BroadcastSpec, Lane};
+
+    use super::*;
+
+    const READY: Surroundings = Surroundings { pool: Pool::Serving, key: StreamKey::NotAsked };
+
+    fn broadcast() -> Broadcast {
+        let mut b = Broadcast::new("studio", BroadcastSpec { pool: "live".into(), ..BroadcastSpec::default() });
+        b.metadata.generation = Some(3);
+        b
+    }
+
+    fn reasons(b: &Broadcast, status: &BroadcastStatus, around: Surroundings) -> Vec<(String, bool, String)> {
+        let all = conditions(b, status, around, Timestamp::UNIX_EPOCH);
+        all.into_iter().map(|c| (c.kind, c.status == ConditionStatus::True, c.reason)).collect()
+    }
+
+    fn reason(b: &Broadcast, status: &BroadcastStatus, around: Surroundings, kind: &str) -> (bool, String) {
+        let found = reasons(b, status, around).into_iter().find(|(k, ..)| k == kind).unwrap();
+        (found.1, found.2)
+    }
+
+    #[test]
+    fn an_idle_broadcast_in_a_serving_pool_is_ready() {
+        let all = reasons(&broadcast(), &BroadcastStatus::default(), READY);
+        let expected = [
+            ("Accepted", true, "Valid"),
+            ("Ready", true, "PoolReady"),
+            ("Live", false, "Idle"),
+            ("HooksDelivered", true, "AllDelivered"),
+        ];
+        assert_eq!(all, expected.map(|(k, s, r)| (k.to_owned(), s, r.to_owned())));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let status = BroadcastStatus::default();
+        let with = |pool, key| reason(&broadcast(), &status, Surroundings { pool, key }, "Ready").1;
+        assert_eq!(with(Pool::Absent, StreamKey::NotAsked), "PoolNotFound");
+        assert_eq!(with(Pool::Empty, StreamKey::Known), "NoMediaNode");
+        assert_eq!(with(Pool::Serving, StreamKey::Absent), "SecretNotFound");
+        assert_eq!(with(Pool::Serving, StreamKey::Forbidden), "SecretForbidden");
+    }
+
+    #[test]
+    fn an_invalid_spec_says_so() {
+        let mut misnamed = broadcast();
+        misnamed.spec.stream_id = Some("Other_Id".into());
+        let status = BroadcastStatus::default();
+        assert_eq!(reason(&misnamed, &status, READY, "Accepted"), (false, "StreamIDMismatch".into()));
+        assert_eq!(reason(&misnamed, &status, READY, "Ready"), (false, "NotAccepted".into()));
+        let mut bad_port = broadcast();
+        bad_port.spec.listener_hook_url = Some("http://h:99999/".into());
+        assert_eq!(reason(&bad_port, &status, READY, "Accepted"), (false, "InvalidListenerHookURL".into()));
+    }
+
+    #[test]
+    fn nothing_is_written_when_nothing_changes() {
+        let b = broadcast();
+        let mut status = BroadcastStatus::default();
+        assert!(patch(&b, &status, READY, Timestamp::UNIX_EPOCH).is_some());
+        status.conditions = conditions(&b, &status, READY, Timestamp::UNIX_EPOCH);
+        status.observed_generation = Some(3);
+        assert_eq!(patch(&b, &status, READY, Timestamp::from_second(99).unwrap()), None);
+    }
+
+    #[test]
+    fn a_failing_lane_shows_in_hooks_delivered() {
+        let mut status = BroadcastStatus::default();
+        status.hooks.last_sequence = 1;
+        status.hooks.pending.push(tallylight_crds::Event {
+            sequence: 1,
+            session: 1,
+            action: tallylight_crds::Action::LiveStreamStarted,
+            time: Timestamp::UNIX_EPOCH,
+            reason: None,
+        });
+        let lane = |state| {
+            Some(Lane {
+                state,
+                attempts: 1,
+                next_attempt_time: None,
+                last_status: Some(503),
+                last_error: Some("Status".into()),
+                observed_generation: None,
+            })
+        };
+        for (state, expected) in [(LaneState::Backoff, "Backoff"), (LaneState::Gone, "EndpointGone")] {
+            status.hooks.lane = lane(state);
+            assert_eq!(reason(&broadcast(), &status, READY, "HooksDelivered"), (false, expected.into()));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The command line. Each flag is also a variable; the texts here are the reference that docs/operator.md repeats.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Turns the status of Broadcasts into webhooks, and ends the sessions of media nodes that are lost.
+#[derive(Debug, Parser)]
+#[command(name = "tallylight-operator", version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the operator.
+    Run(Box<Run>),
+    /// Write the custom resource definitions.
+    Crd(Crd),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Crd {
+    /// Folder to write one file a kind into; standard output when left out.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Namespaces to watch, comma-separated; all of them when left out.
+    #[arg(long, env = "TALLYLIGHT_WATCH_NAMESPACES", value_delimiter = ',', value_name = "NAMESPACE")]
+    pub(crate) watch_namespaces: Vec<String>,
+
+    /// Kubeconfig file; the pod's service account, or the usual kubeconfig, when left out.
+    #[arg(long, env = "TALLYLIGHT_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, env = "TALLYLIGHT_METRICS_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    pub(crate) metrics_address: SocketAddr,
+
+    /// Seconds without a renewed Lease after which a media node is lost.
+    #[arg(long, env = "TALLYLIGHT_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(5..=300))]
+    pub(crate) lease_seconds: u64,
+
+    /// PEM file with certificate authorities that receivers may also be signed by.
+    #[arg(long, env = "TALLYLIGHT_HOOK_CA_FILE", value_name = "FILE")]
+    pub(crate) hook_ca_file: Option<PathBuf>,
+
+    /// Seconds that requests under way get to finish after SIGTERM.
+    #[arg(long, env = "TALLYLIGHT_DRAIN_SECONDS", default_value_t = 12, value_parser = clap::value_parser!(u64).range(0..=300))]
+    pub(crate) drain_seconds: u64,
+
+    /// File to write the bound addresses into, as JSON, when the operator is ready.
+    #[arg(long, env = "TALLYLIGHT_READY_FILE", value_name = "FILE")]
+    pub(crate) ready_file: Option<PathBuf>,
+
+    /// Form of log lines.
+    #[arg(long, env = "TALLYLIGHT_LOG_FORMAT", default_value = "json")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,95 @@
+//! Kubernetes Events, for people: only what `kubectl describe` should show and no condition keeps. Failing to write one
+//! never fails anything else.
+
+use kube::{
+    Client, Resource as _,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
+use tallylight_crds::Broadcast;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use webhook::{Report, deliver::ReportKind};
+
+/// News that wait to be written. Only lanes that turn make any; when it is full the newest is dropped, and counted.
+const QUEUE: usize = 256;
+
+/// Writes Events about Broadcasts.
+#[derive(Clone)]
+pub(crate) struct Events {
+    recorder: Recorder,
+}
+
+/// Takes a dispatcher's reports without making it wait.
+#[derive(Clone)]
+pub(crate) struct Reports {
+    queue: mpsc::Sender<(Broadcast, Report)>,
+    dropped: Counter,
+}
+
+impl Reports {
+    /// Makes the queue, and its counter in `registry`.
+    pub(crate) fn new(registry: &mut Registry) -> (Self, mpsc::Receiver<(Broadcast, Report)>) {
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        let dropped = Counter::default();
+        registry.register(
+            "kubernetes_events_dropped",
+            "Events that were not written because too many waited",
+            dropped.clone(),
+        );
+        (Self { queue, dropped }, inbox)
+    }
+
+    pub(crate) fn send(&self, broadcast: &Broadcast, report: &Report) {
+        if self.queue.try_send((broadcast.clone(), report.clone())).is_err() {
+            self.dropped.inc();
+        }
+    }
+}
+
+impl Events {
+    pub(crate) fn new(client: Client, instance: String) -> Self {
+        let reporter = Reporter { controller: "tallylight.dev/operator".into(), instance: Some(instance) };
+        Self { recorder: Recorder::new(client, reporter) }
+    }
+
+    /// A media node was lost, and this Broadcast's session with it.
+    pub(crate) async fn node_lost(&self, broadcast: &Broadcast, node: &str) {
+        let note = format!("media node {node} is gone: the session was ended; the publisher may connect again");
+        self.publish(broadcast, EventType::Warning, "NodeLost", "EndSession", note).await;
+    }
+
+    /// Writes what `Reports` has taken, until cancelled.
+    pub(crate) async fn run(self, mut inbox: mpsc::Receiver<(Broadcast, Report)>, cancel: CancellationToken) {
+        while let Some(Some((broadcast, report))) = cancel.run_until_cancelled(inbox.recv()).await {
+            self.lane(&broadcast, &report).await;
+        }
+    }
+
+    /// A lane turned.
+    async fn lane(&self, broadcast: &Broadcast, report: &Report) {
+        let class = report.status.map_or_else(|| report.class.to_owned(), |status| format!("HTTP {status}"));
+        let (kind, reason, note) = match report.kind {
+            ReportKind::Failing => {
+                let note = format!("a hook was not delivered ({class}); it is tried again until it is");
+                (EventType::Warning, "HookFailing", note)
+            }
+            ReportKind::Recovered => {
+                let note = format!("a hook was delivered at attempt {}", report.attempt);
+                (EventType::Normal, "HookRecovered", note)
+            }
+            ReportKind::Gone => {
+                let note = "the endpoint answered 410: nothing is sent to it until the spec changes".to_owned();
+                (EventType::Warning, "HookEndpointGone", note)
+            }
+        };
+        self.publish(broadcast, kind, reason, "Deliver", note).await;
+    }
+
+    async fn publish(&self, broadcast: &Broadcast, type_: EventType, reason: &str, action: &str, note: String) {
+        let event = Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
+        if let Err(error) = self.recorder.publish(&event, &broadcast.object_ref(&())).await {
+            tracing::debug!(%error, reason, "an Event was not written");
+        }
+    }
+}

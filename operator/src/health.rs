@@ -1,0 +1,79 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tokio::sync::watch;
+
+/// What the pages show.
+#[derive(Clone)]
+pub(crate) struct Health {
+    registry: Arc<Mutex<Registry>>,
+    /// Bits of [`Watch`] that have not listed yet.
+    missing: watch::Sender<u32>,
+}
+
+/// The watches that must have listed once before the operator is ready, as bits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Watch {
+    Broadcasts = 0b001,
+    Pools = 0b010,
+    Leases = 0b100,
+}
+
+impl Health {
+    pub(crate) fn new(registry: Registry) -> Self {
+        Self { registry: Arc::new(Mutex::new(registry)), missing: watch::Sender::new(0b111) }
+    }
+
+    /// A watch has listed everything once.
+    pub(crate) fn synced(&self, watch: Watch) {
+        self.missing.send_if_modified(|missing| {
+            let before = *missing;
+            *missing &= !(watch as u32);
+            *missing != before
+        });
+    }
+
+    fn is_ready(&self) -> bool {
+        *self.missing.borrow() == 0
+    }
+
+    /// Returns when every watch has listed.
+    pub(crate) async fn wait_until_ready(&self) {
+        let ready = self.missing.subscribe().wait_for(|missing| *missing == 0).await.is_ok();
+        debug_assert!(ready, "the sender is in self");
+    }
+
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/healthz", get(async || "ok"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(self)
+    }
+}
+
+async fn readyz(State(health): State<Health>) -> impl IntoResponse {
+    if health.is_ready() {
+        (StatusCode::OK, "ok")
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the caches are not filled yet: are the custom resource definitions installed?",
+        )
+    }
+}
+
+async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    let mut text = String::new();
+    let registry = health.registry.lock().unwrap_or_else(PoisonError::into_inner);
+    match encode(&mut text, &registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            (StatusCode::OK, [("content-type", kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

@@ -1,0 +1,170 @@
+//! Watches the Leases and pods of media nodes, and looks closer when a renewal is overdue. What it means, `nodes` decides.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, stream, stream::BoxStream};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    Api, Client, ResourceExt as _,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use tallylight_crds::{COMPONENT_LABEL, MEDIA_NODE_COMPONENT, POOL_LABEL};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    nodes::{Change, NodeKey, Nodes},
+    run::Scope,
+};
+
+/// How often overdue nodes are looked at: often enough that two looks are one contact interval apart.
+const PROBE_PERIOD: Duration = Duration::from_secs(2);
+/// Longest wait for a probe's answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The nodes, as reconciles ask about them.
+#[derive(Clone)]
+pub(crate) struct SharedNodes(Arc<Mutex<Nodes>>);
+
+impl SharedNodes {
+    pub(crate) fn new(lease: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Nodes::new(lease))))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Nodes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type PodMeta = PartialObjectMeta<Pod>;
+
+/// Feeds `nodes` until cancelled, and sends what changes for pools and sessions.
+pub(crate) async fn run(
+    client: Client,
+    scope: Scope,
+    nodes: SharedNodes,
+    changes: mpsc::Sender<Change>,
+    synced: impl Fn() + Send,
+    cancel: CancellationToken,
+) {
+    let selector = watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={MEDIA_NODE_COMPONENT}"));
+    let mut leases = all::<Lease>(&client, &scope, &selector);
+    let mut pods = all::<PodMeta>(&client, &scope, &selector);
+    let mut listed = BTreeMap::new();
+    let mut probes = tokio::time::interval(PROBE_PERIOD);
+    probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let found = tokio::select! {
+            () = cancel.cancelled() => return,
+            Some((_, event)) = leases.next() => {
+                if matches!(event, Ok(Event::InitDone)) {
+                    synced();
+                }
+                on_lease(&nodes, event)
+            }
+            Some((place, event)) = pods.next() => on_pod(&nodes, listed.entry(place.clone()).or_default(), place.as_deref(), event),
+            _ = probes.tick() => probe(&client, &nodes).await,
+        };
+        for change in found {
+            tracing::info!(?change, "media node changed");
+            if changes.send(change).await.is_err() {
+                return; // the controller has ended
+            }
+        }
+    }
+}
+
+/// The events of one watch a namespace, each with the namespace; without one when a single watch covers all.
+type Watched<K> = BoxStream<'static, (Option<String>, watcher::Result<Event<K>>)>;
+
+fn all<K>(client: &Client, scope: &Scope, config: &watcher::Config) -> Watched<K>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let watches = scope.apis::<K>(client).into_iter().map(|(place, api)| {
+        watcher(api, config.clone()).default_backoff().map(move |event| (place.clone(), event)).boxed()
+    });
+    stream::select_all(watches).boxed()
+}
+
+fn on_lease(nodes: &SharedNodes, event: watcher::Result<Event<Lease>>) -> Vec<Change> {
+    let mut nodes = nodes.lock();
+    let now = Instant::now();
+    let change = match event {
+        Ok(Event::Apply(lease) | Event::InitApply(lease)) => observe(&mut nodes, &lease, now),
+        Ok(Event::Delete(lease)) => nodes.lease_gone(&key(&lease)),
+        Ok(Event::Init | Event::InitDone) => {
+            nodes.contact(now);
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the watch of Leases broke");
+            nodes.lost_contact();
+            None
+        }
+    };
+    change.into_iter().collect()
+}
+
+fn on_pod(
+    nodes: &SharedNodes,
+    listed: &mut BTreeSet<NodeKey>,
+    namespace: Option<&str>,
+    event: watcher::Result<Event<PodMeta>>,
+) -> Vec<Change> {
+    let mut nodes = nodes.lock();
+    match event {
+        Ok(Event::Init) => listed.clear(),
+        Ok(Event::InitApply(pod)) => {
+            listed.insert(key(&pod));
+        }
+        Ok(Event::InitDone) => return nodes.pods_listed(namespace, &std::mem::take(listed)),
+        Ok(Event::Apply(pod)) => nodes.pod(key(&pod)),
+        Ok(Event::Delete(pod)) => return nodes.pod_gone(&key(&pod)).into_iter().collect(),
+        Err(error) => {
+            tracing::debug!(%error, "the watch of pods broke");
+            nodes.lost_contact();
+        }
+    }
+    Vec::new()
+}
+
+/// Reads the Leases of overdue nodes: an unchanged one proves that the connection works and the node is silent.
+async fn probe(client: &Client, nodes: &SharedNodes) -> Vec<Change> {
+    let suspects = nodes.lock().suspects(Instant::now());
+    let mut changes = Vec::new();
+    for node in suspects {
+        let api: Api<Lease> = Api::namespaced(client.clone(), &node.namespace);
+        let answer = tokio::time::timeout(PROBE_TIMEOUT, api.get_opt(&node.name)).await;
+        let mut nodes = nodes.lock();
+        match answer {
+            Ok(Ok(Some(lease))) => changes.extend(observe(&mut nodes, &lease, Instant::now())),
+            Ok(Ok(None)) => nodes.contact(Instant::now()),
+            Ok(Err(_)) | Err(_) => {
+                nodes.lost_contact();
+                break; // the others would only wait as long
+            }
+        }
+    }
+    changes.extend(nodes.lock().expire());
+    changes
+}
+
+fn observe(nodes: &mut Nodes, lease: &Lease, now: Instant) -> Option<Change> {
+    let spec = lease.spec.clone().unwrap_or_default();
+    let renewal = format!("{:?}/{:?}", spec.holder_identity, spec.renew_time);
+    nodes.lease(key(lease), lease.labels().get(POOL_LABEL).cloned(), &renewal, now)
+}
+
+fn key<K: kube::Resource>(object: &K) -> NodeKey {
+    NodeKey { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+}
