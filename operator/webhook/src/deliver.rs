@@ -260,3 +260,6 @@ impl Clock for SystemClock {
         Box::pin(tokio::time::sleep(wait.try_into().unwrap_or_default()))
     }
 }
+
+#[cfg(test)]
+mod tests;

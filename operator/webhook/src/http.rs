@@ -130,14 +130,18 @@ fn classify(error: &reqwest::Error) -> Failure {
         if at.is::<NoAddress>() {
             return Failure::Dns;
         }
-        let io = at.downcast_ref::<io::Error>();
-        if at.is::<rustls::Error>() || io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
-        {
+        if is_tls(at) {
             return Failure::Tls;
         }
         cause = at.source();
     }
     if error.is_connect() { Failure::Connect } else { Failure::Reset }
+}
+
+/// Whether it is rustls's error, or I/O errors around one: `source` skips what an I/O error holds.
+fn is_tls(error: &(dyn StdError + 'static)) -> bool {
+    let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    error.is::<rustls::Error>() || held.is_some_and(|held| is_tls(held))
 }
 
 /// The system's resolver, with an error that has a type.
@@ -161,3 +165,6 @@ impl Resolve for SystemDns {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
