@@ -37,9 +37,21 @@ pub(crate) struct Run {
     #[arg(long, env = "TALLYLIGHT_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
 
+    /// Address of the REST API. It stays on loopback unless a token is configured.
+    #[arg(long, env = "TALLYLIGHT_REST_ADDRESS", default_value = "127.0.0.1:5080", value_name = "ADDRESS")]
+    pub(crate) rest_address: SocketAddr,
+
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "TALLYLIGHT_METRICS_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
     pub(crate) metrics_address: SocketAddr,
+
+    /// File with the bearer token that REST requests must carry.
+    #[arg(long, env = "TALLYLIGHT_REST_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) rest_token_file: Option<PathBuf>,
+
+    /// Host, or host:port, that rtmpURL names in REST answers; the request's own host when left out.
+    #[arg(long, env = "TALLYLIGHT_PUBLIC_RTMP_HOST", value_name = "HOST")]
+    pub(crate) public_rtmp_host: Option<String>,
 
     /// Seconds without a renewed Lease after which a media node is lost.
     #[arg(long, env = "TALLYLIGHT_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(5..=300))]

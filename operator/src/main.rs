@@ -8,6 +8,7 @@ mod health;
 mod node_watch;
 mod nodes;
 mod resolve;
+mod rest_api;
 mod run;
 mod secrets;
 mod telemetry;

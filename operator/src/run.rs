@@ -26,6 +26,7 @@ use crate::{
     node_watch::{self, SharedNodes},
     nodes::Change,
     resolve::{Pools, Resolve},
+    rest_api,
     secrets::Secrets,
 };
 
@@ -77,10 +78,13 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let health = Health::new(registry);
 
     let metrics_listener = bind(args.metrics_address, "--metrics-address").await?;
-    let addresses = Addresses { metrics_address: metrics_listener.local_addr()? };
+    let rest_listener = rest_api::bind(&args).await?;
+    let addresses =
+        Addresses { rest_address: rest_listener.local_addr()?, metrics_address: metrics_listener.local_addr()? };
 
     tasks.spawn(events.run(reported, cancel.clone()));
     tasks.spawn(serve(metrics_listener, health.clone().router(), cancel.clone()));
+    tasks.spawn(serve(rest_listener, axum::Router::new(), cancel.clone()));
     let (wake, woken) = mpsc::channel(WAKE_UPS);
     for watch in pool_watches {
         tasks.spawn(run_pool_watch(watch, wake.clone(), health.clone(), cancel.clone()));
@@ -318,6 +322,7 @@ fn concerns(wake: &Wake, object: &Guarded) -> bool {
 #[derive(Debug, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Addresses {
+    rest_address: std::net::SocketAddr,
     metrics_address: std::net::SocketAddr,
 }
 
@@ -338,7 +343,7 @@ async fn announce(addresses: Addresses, file: Option<std::path::PathBuf>, health
     if cancel.run_until_cancelled(health.wait_until_ready()).await.is_none() {
         return;
     }
-    tracing::info!(metrics = %addresses.metrics_address, "ready");
+    tracing::info!(rest = %addresses.rest_address, metrics = %addresses.metrics_address, "ready");
     let Some(file) = file else { return };
     let text = serde_json::to_vec(&addresses).unwrap_or_default();
     let part = file.with_extension("part");
