@@ -36,7 +36,7 @@ unset RUSTFLAGS CARGO_TARGET_DIR CARGO_BUILD_TARGET
 cd "$here/fuzz"
 fuzz() { cargo "+$nightly" fuzz "$@"; }
 build=(--fuzz-dir . --target-dir "$cache/fuzz-target")
-# No input makes a parser take a second, hold 128 MiB with the sanitizer's own, or ask for 8 MiB at once.
+# No input may take 5 seconds, hold 512 MiB (of which the sanitizer's own are most), or ask for 8 MiB at once.
 limits=(-timeout=5 -rss_limit_mb=512 -malloc_limit_mb=8)
 
 [ $# -gt 0 ] || mapfile -t targets < <(fuzz list --fuzz-dir .)

@@ -190,18 +190,13 @@ impl Connection {
 
     /// Acts on the protocol's own messages; hands on the others.
     fn sort(&mut self, raw: Raw) -> Result<Option<Incoming>, Error> {
-        let message = |kind| {
-            Ok(Some(Incoming::Media(Message { kind, timestamp_ms: raw.timestamp, payload: raw.payload.clone() })))
-        };
         match raw.message_type {
-            message_type::AUDIO => message(Kind::Audio),
-            message_type::VIDEO => message(Kind::Video),
-            message_type::DATA_AMF0 => message(Kind::Data),
-            message_type::DATA_AMF3 => Ok(Some(Incoming::Media(Message {
-                kind: Kind::Data,
-                timestamp_ms: raw.timestamp,
-                payload: without_amf3_marker(raw.payload),
-            }))),
+            message_type::AUDIO => Ok(Some(raw.media(Kind::Audio))),
+            message_type::VIDEO => Ok(Some(raw.media(Kind::Video))),
+            message_type::DATA_AMF0 => Ok(Some(raw.media(Kind::Data))),
+            message_type::DATA_AMF3 => {
+                Ok(Some(Raw { payload: without_amf3_marker(raw.payload), ..raw }.media(Kind::Data)))
+            }
             message_type::COMMAND_AMF0 => Command::parse(&raw.payload).map(|command| Some(Incoming::Command(command))),
             message_type::COMMAND_AMF3 => {
                 Command::parse(&without_amf3_marker(raw.payload)).map(|command| Some(Incoming::Command(command)))
@@ -310,6 +305,10 @@ fn without_amf3_marker(payload: Bytes) -> Bytes {
 }
 
 impl Raw {
+    fn media(self, kind: Kind) -> Incoming {
+        Incoming::Media(Message { kind, timestamp_ms: self.timestamp, payload: self.payload })
+    }
+
     /// The number that most control messages consist of.
     fn control(&self) -> Result<u32, Error> {
         self.payload.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)).ok_or_else(|| self.too_short())

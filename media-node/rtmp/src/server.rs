@@ -24,7 +24,7 @@ pub struct Connect {
     pub app: String,
     /// The query of the application.
     pub query: Query,
-    /// What the client says it is, mostly `FMLE/3.0 (compatible; …)`; at most 256 bytes.
+    /// What the client says it is, mostly `FMLE/3.0 (compatible; …)`; at most 64 characters, none of them a control.
     pub flash_version: String,
 }
 

@@ -66,7 +66,7 @@ impl Session {
             transaction: command.transaction,
             object_encoding: command.object.get("objectEncoding").and_then(Value::as_number).unwrap_or(0.0),
         });
-        let flash_version = text("flashVer").unwrap_or_default().chars().take(64).collect();
+        let flash_version = text("flashVer").unwrap_or_default().chars().filter(|c| !c.is_control()).take(64).collect();
         Some(Event::Connect(Connect { app: app.name, query, flash_version }))
     }
 
