@@ -14,7 +14,13 @@ use kube::{ResourceExt as _, core::DeserializeGuard, runtime::controller::Action
 use ledger::{Committed, Input, Key, KubeStore, Owner, Store as _, commit, disposal, disposal::Disposal};
 use tallylight_crds::{Broadcast, BroadcastStatus, HOOKS_FINALIZER, Reason, SessionState};
 
-use crate::{events::Events, node_watch::SharedNodes, resolve::Pools, secrets::Secrets};
+use crate::{
+    events::Events,
+    metrics::{Metrics, ReconcileResult},
+    node_watch::SharedNodes,
+    resolve::Pools,
+    secrets::Secrets,
+};
 
 mod key;
 pub(crate) mod observe;
@@ -36,7 +42,26 @@ pub(crate) struct Context {
     pub(crate) nodes: SharedNodes,
     pub(crate) secrets: Arc<Secrets>,
     pub(crate) events: Events,
-    failures: Mutex<HashMap<String, u32>>,
+    pub(crate) metrics: Metrics,
+    pub(crate) failures: Failures,
+}
+
+/// How often each object, by UID, has failed in a row.
+#[derive(Default)]
+pub(crate) struct Failures(Mutex<HashMap<String, u32>>);
+
+impl Failures {
+    fn count(&self, uid: String) -> u32 {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(uid).or_insert(0);
+        *count += 1;
+        *count
+    }
+
+    /// The object is well, or gone.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
 }
 
 /// What a reconcile was trying when it failed.
@@ -59,16 +84,6 @@ pub(crate) enum Error {
 }
 
 impl Context {
-    pub(crate) fn new(
-        store: KubeStore,
-        pools: Pools,
-        nodes: SharedNodes,
-        secrets: Arc<Secrets>,
-        events: Events,
-    ) -> Self {
-        Self { store, pools, nodes, secrets, events, failures: Mutex::default() }
-    }
-
     /// What the Broadcast depends on, but for its stream key.
     pub(crate) fn pool_of(&self, broadcast: &Broadcast) -> Pool {
         let namespace = broadcast.namespace().unwrap_or_default();
@@ -107,28 +122,24 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
         Ok(broadcast) => reconcile_valid(broadcast, &context).await?,
         Err(invalid) => {
             tracing::warn!(broadcast = %object.name_any(), error = %invalid.error, "a Broadcast cannot be read");
+            context.metrics.unreadable.inc();
             report_unreadable(&object, &context).await;
             Action::await_change()
         }
     };
-    forget_failures(&context, &object);
+    context.failures.forget(object.uid().as_deref().unwrap_or_default());
+    context.metrics.reconciled(ReconcileResult::Done);
     Ok(action)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of an error policy")]
 pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
-    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = failures.entry(object.uid().unwrap_or_default()).or_insert(0);
-    let wait = RETRY.1.min(RETRY.0 * 2_u32.saturating_pow((*count).min(9)));
-    *count += 1;
+    let attempt = context.failures.count(object.uid().unwrap_or_default());
+    let wait = RETRY.1.min(RETRY.0 * 2_u32.saturating_pow(attempt.min(10) - 1));
+    context.metrics.reconciled(ReconcileResult::Failed);
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::warn!(broadcast = %object.name_any(), %error, source, attempt = *count, ?wait, "reconcile failed");
+    tracing::warn!(broadcast = %object.name_any(), %error, source, attempt, ?wait, "reconcile failed");
     Action::requeue(wait)
-}
-
-fn forget_failures(context: &Context, object: &Guarded) {
-    let uid = object.uid().unwrap_or_default();
-    context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
 }
 
 async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Action, Error> {

@@ -1,6 +1,9 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -10,39 +13,40 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub(crate) struct Health {
     registry: Arc<Mutex<Registry>>,
-    /// Bits of [`Watch`] that have not listed yet.
-    missing: watch::Sender<u32>,
+    /// What has not listed yet.
+    missing: watch::Sender<BTreeSet<(Watch, Place)>>,
 }
 
-/// The watches that must have listed once before the operator is ready, as bits.
-#[derive(Debug, Clone, Copy)]
+/// A watched namespace; `None` when one watch covers all.
+pub(crate) type Place = Option<String>;
+
+/// The watches that must have listed once, in each namespace, before the operator is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Watch {
-    Broadcasts = 0b001,
-    Pools = 0b010,
-    Leases = 0b100,
+    Broadcasts,
+    Pools,
+    Leases,
 }
 
 impl Health {
-    pub(crate) fn new(registry: Registry) -> Self {
-        Self { registry: Arc::new(Mutex::new(registry)), missing: watch::Sender::new(0b111) }
+    pub(crate) fn new(registry: Registry, places: &[Place]) -> Self {
+        let watches = [Watch::Broadcasts, Watch::Pools, Watch::Leases];
+        let missing = watches.iter().flat_map(|watch| places.iter().map(|place| (*watch, place.clone()))).collect();
+        Self { registry: Arc::new(Mutex::new(registry)), missing: watch::Sender::new(missing) }
     }
 
     /// A watch has listed everything once.
-    pub(crate) fn synced(&self, watch: Watch) {
-        self.missing.send_if_modified(|missing| {
-            let before = *missing;
-            *missing &= !(watch as u32);
-            *missing != before
-        });
+    pub(crate) fn synced(&self, watch: Watch, place: &Place) {
+        self.missing.send_if_modified(|missing| missing.remove(&(watch, place.clone())));
     }
 
     fn is_ready(&self) -> bool {
-        *self.missing.borrow() == 0
+        self.missing.borrow().is_empty()
     }
 
     /// Returns when every watch has listed.
     pub(crate) async fn wait_until_ready(&self) {
-        let ready = self.missing.subscribe().wait_for(|missing| *missing == 0).await.is_ok();
+        let ready = self.missing.subscribe().wait_for(BTreeSet::is_empty).await.is_ok();
         debug_assert!(ready, "the sender is in self");
     }
 

@@ -2,9 +2,11 @@
 
 mod broadcast;
 mod cli;
+mod controllers;
 mod crd;
 mod events;
 mod health;
+mod metrics;
 mod node_watch;
 mod nodes;
 mod resolve;

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    health::Place,
     nodes::{Change, NodeKey, Nodes},
     run::Scope,
 };
@@ -52,7 +53,7 @@ pub(crate) async fn run(
     scope: Scope,
     nodes: SharedNodes,
     changes: mpsc::Sender<Change>,
-    synced: impl Fn() + Send,
+    synced: impl Fn(&Place) + Send,
     cancel: CancellationToken,
 ) {
     let selector = watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={MEDIA_NODE_COMPONENT}"));
@@ -64,9 +65,9 @@ pub(crate) async fn run(
     loop {
         let found = tokio::select! {
             () = cancel.cancelled() => return,
-            Some((_, event)) = leases.next() => {
+            Some((place, event)) = leases.next() => {
                 if matches!(event, Ok(Event::InitDone)) {
-                    synced();
+                    synced(&place);
                 }
                 on_lease(&nodes, event)
             }
@@ -83,7 +84,7 @@ pub(crate) async fn run(
 }
 
 /// The events of one watch a namespace, each with the namespace; without one when a single watch covers all.
-type Watched<K> = BoxStream<'static, (Option<String>, watcher::Result<Event<K>>)>;
+type Watched<K> = BoxStream<'static, (Place, watcher::Result<Event<K>>)>;
 
 fn all<K>(client: &Client, scope: &Scope, config: &watcher::Config) -> Watched<K>
 where

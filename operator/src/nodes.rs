@@ -30,7 +30,7 @@ pub(crate) enum Change {
 }
 
 /// How a node was lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue)]
 pub(crate) enum Cause {
     PodGone,
     LeaseExpired,

@@ -3,6 +3,8 @@
 //! How the API server's answers must be read (tried against a real one): a failed `test` is a 422 `Invalid` without causes,
 //! and so is a patch that cannot be applied; a refusal by schema or CEL is a 422 with causes.
 
+use std::time::Duration;
+
 use json_patch::{Patch as JsonPatch, PatchOperation, TestOperation, jsonptr::PointerBuf};
 use kube::{
     Api, Client,
@@ -13,6 +15,9 @@ use serde_json::Value;
 use tallylight_crds::{Broadcast, HOOKS_FINALIZER, MediaPool};
 
 use crate::{Error, Key, Store};
+
+/// Longest wait for an answer, by which a claim has long been refused: a connection that hangs must not hold up its user.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Page size of lists: the API server's own default for large lists.
 const PAGE: u32 = 500;
@@ -48,7 +53,7 @@ impl KubeStore {
         let patch: Patch<()> = Patch::Json(guarded(broadcast.metadata.uid.as_deref().unwrap_or_default(), &patch));
         let key = Key::of(broadcast);
         let api = self.broadcasts(&key.namespace);
-        match api.patch_metadata(&key.name, &self.patch_params(), &patch).await.map_err(write_error) {
+        match answered(api.patch_metadata(&key.name, &self.patch_params(), &patch)).await {
             Ok(_) | Err(Error::NotFound) => Ok(()),
             Err(error) => Err(error),
         }
@@ -69,31 +74,30 @@ impl KubeStore {
 
 impl Store for KubeStore {
     async fn get(&self, key: &Key) -> Result<Option<Broadcast>, Error> {
-        self.broadcasts(&key.namespace).get_opt(&key.name).await.map_err(read_error)
+        answered(self.broadcasts(&key.namespace).get_opt(&key.name)).await
     }
 
     async fn create(&self, broadcast: &Broadcast) -> Result<Broadcast, Error> {
         let namespace = broadcast.metadata.namespace.as_deref().unwrap_or_default();
         let params = PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() };
-        self.broadcasts(namespace).create(&params, broadcast).await.map_err(write_error)
+        answered(self.broadcasts(namespace).create(&params, broadcast)).await
     }
 
     async fn patch_status(&self, key: &Key, uid: &str, patch: &JsonPatch) -> Result<Broadcast, Error> {
         let patch: Patch<()> = Patch::Json(guarded(uid, patch));
         let api = self.broadcasts(&key.namespace);
-        api.patch_status(&key.name, &self.patch_params(), &patch).await.map_err(write_error)
+        answered(api.patch_status(&key.name, &self.patch_params(), &patch)).await
     }
 
     async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        let answer = self.broadcasts(&key.namespace).delete(&key.name, &params).await;
-        answer.map(|_| ()).map_err(write_error)
+        answered(self.broadcasts(&key.namespace).delete(&key.name, &params)).await.map(|_| ())
     }
 
     async fn release(&self, key: &Key, uid: &str) -> Result<(), Error> {
         let api = self.broadcasts(&key.namespace);
-        let Some(found) = api.get_metadata_opt(&key.name).await.map_err(read_error)? else {
+        let Some(found) = answered(api.get_metadata_opt(&key.name)).await? else {
             return Ok(());
         };
         let finalizers = found.metadata.finalizers.unwrap_or_default();
@@ -106,7 +110,7 @@ impl Store for KubeStore {
             PatchOperation::Remove(json_patch::RemoveOperation { path: place }),
         ]);
         let patch: Patch<()> = Patch::Json(guarded(uid, &patch));
-        match api.patch_metadata(&key.name, &self.patch_params(), &patch).await.map_err(write_error) {
+        match answered(api.patch_metadata(&key.name, &self.patch_params(), &patch)).await {
             Ok(_) | Err(Error::NotFound) => Ok(()),
             Err(error) => Err(error),
         }
@@ -117,7 +121,7 @@ impl Store for KubeStore {
         let mut params = ListParams::default().fields(&format!("status.session.node={node}")).limit(PAGE);
         let mut all = Vec::new();
         loop {
-            let page = api.list(&params).await.map_err(read_error)?;
+            let page = answered(api.list(&params)).await?;
             all.extend(page.items);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
@@ -128,7 +132,7 @@ impl Store for KubeStore {
 
     async fn pool(&self, namespace: &str, name: &str) -> Result<Option<MediaPool>, Error> {
         let api: Api<MediaPool> = Api::namespaced(self.client.clone(), namespace);
-        api.get_opt(name).await.map_err(read_error)
+        answered(api.get_opt(name)).await
     }
 }
 
@@ -142,16 +146,20 @@ fn test(path: PointerBuf, value: Value) -> PatchOperation {
     PatchOperation::Test(TestOperation { path, value })
 }
 
-fn read_error(error: kube::Error) -> Error {
+/// Waits for an answer, and reads what it says.
+async fn answered<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(DEADLINE, request).await {
+        Ok(answer) => answer.map_err(error_of),
+        Err(elapsed) => Err(Error::Unavailable { source: Box::new(elapsed) }),
+    }
+}
+
+fn error_of(error: kube::Error) -> Error {
     match error {
         kube::Error::Api(status) => answer(&status),
         kube::Error::SerdeError(source) => Error::Invalid { message: source.to_string() },
         other => Error::Unavailable { source: Box::new(other) },
     }
-}
-
-fn write_error(error: kube::Error) -> Error {
-    read_error(error)
 }
 
 fn answer(status: &Status) -> Error {

@@ -1,0 +1,225 @@
+//! Watches pools and Broadcasts, hands every change to the dispatcher, and runs one controller of Broadcasts a watched
+//! namespace. What wakes a Broadcast that did not change itself, a pool or a node, is here too.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream};
+use kube::{
+    Api, Client, ResourceExt as _,
+    runtime::{
+        Controller, PredicateConfig, WatchStreamExt as _, controller, reflector,
+        reflector::{ObjectRef, Store, store::Writer},
+        watcher::{self, Event, watcher},
+    },
+};
+use tallylight_crds::{MediaPool, SessionState};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    broadcast::{self, Guarded},
+    health::{Health, Place, Watch},
+    metrics::Metrics,
+    nodes::Change,
+    run::{Dispatcher, Scope},
+};
+
+/// Reconciles at once: each is one or two requests, and more would only queue up at the API server.
+const CONCURRENCY: u16 = 32;
+/// Rest after a change before its reconcile: in it the dispatcher's acknowledgement brings the conditions along.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// Wake-ups on their way to a controller. When full, the one who wakes waits.
+pub(crate) const WAKE_UPS: usize = 1024;
+/// Objects a page of a list.
+const PAGE: u32 = 500;
+
+/// A watch of MediaPools that fills a cache.
+pub(crate) type PoolWatch = (Place, Writer<MediaPool>, Api<MediaPool>);
+
+/// One cache, and the watch that fills it, a watched namespace.
+pub(crate) fn pools(client: &Client, scope: &Scope) -> (Vec<Store<MediaPool>>, Vec<PoolWatch>) {
+    let watches = scope.apis::<MediaPool>(client).into_iter().map(|(place, api)| {
+        let (cache, writer) = reflector::store();
+        (cache, (place, writer, api))
+    });
+    watches.unzip()
+}
+
+/// What wakes Broadcasts that did not change themselves.
+pub(crate) enum Wake {
+    Pool { namespace: String, name: String },
+    Node { namespace: String, name: String },
+}
+
+pub(crate) async fn run_pool_watch(
+    watch: PoolWatch,
+    dispatcher: Dispatcher,
+    wake: mpsc::Sender<Wake>,
+    health: Health,
+    cancel: CancellationToken,
+) {
+    let (place, writer, api) = watch;
+    let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff().modify(prune);
+    let mut events = std::pin::pin!(events.reflect(writer));
+    while let Some(Some(event)) = cancel.run_until_cancelled(events.next()).await {
+        match event {
+            Ok(Event::Apply(pool) | Event::Delete(pool) | Event::InitApply(pool)) => {
+                let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+                dispatcher.wake_pool(&namespace, &name);
+                let woken = Wake::Pool { namespace, name };
+                if wake.send(woken).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Event::InitDone) => health.synced(Watch::Pools, &place),
+            Ok(Event::Init) => {}
+            Err(error) => tracing::warn!(%error, "the watch of MediaPools broke"),
+        }
+    }
+}
+
+/// Turns changes of media nodes into wake-ups.
+pub(crate) fn forward_changes(wake: mpsc::Sender<Wake>, metrics: Metrics, tasks: &TaskTracker) -> mpsc::Sender<Change> {
+    let (changes, mut inbox) = mpsc::channel(WAKE_UPS);
+    tasks.spawn(async move {
+        while let Some(change) = inbox.recv().await {
+            let (node, pool, lost) = match change {
+                Change::Found { node, pool } => (node, pool, false),
+                Change::Lost { node, pool, cause } => {
+                    metrics.node_lost(cause);
+                    (node, pool, true)
+                }
+            };
+            let namespace = node.namespace.clone();
+            let of_pool = pool.map(|name| Wake::Pool { namespace: namespace.clone(), name });
+            let of_node = lost.then_some(Wake::Node { namespace, name: node.name });
+            for woken in of_node.into_iter().chain(of_pool) {
+                if wake.send(woken).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    changes
+}
+
+fn prune<K: kube::Resource>(object: &mut K) {
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    meta.annotations = None;
+}
+
+/// Everything about Broadcasts that the controllers of all namespaces share.
+pub(crate) struct Controllers<'a> {
+    pub(crate) context: &'a Arc<broadcast::Context>,
+    pub(crate) dispatcher: &'a Dispatcher,
+    pub(crate) health: &'a Health,
+    pub(crate) cancel: &'a CancellationToken,
+}
+
+impl Controllers<'_> {
+    /// Starts one controller a watched namespace, and the task that wakes them.
+    pub(crate) fn start(&self, client: &Client, scope: &Scope, woken: mpsc::Receiver<Wake>, tasks: &TaskTracker) {
+        let mut places = Vec::new();
+        for (place, api) in scope.apis::<Guarded>(client) {
+            let (cache, writer) = reflector::store::<Guarded>();
+            let (trigger, triggers) = mpsc::channel(WAKE_UPS);
+            tasks.spawn(self.controller(place, api, cache.clone(), writer, triggers));
+            places.push((cache, trigger));
+        }
+        tasks.spawn(wake_up(woken, places, self.cancel.clone()));
+    }
+
+    fn controller(
+        &self,
+        place: Place,
+        api: Api<Guarded>,
+        cache: Store<Guarded>,
+        writer: Writer<Guarded>,
+        triggers: mpsc::Receiver<ObjectRef<Guarded>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let follower = Follower {
+            place,
+            dispatcher: self.dispatcher.clone(),
+            health: self.health.clone(),
+            context: self.context.clone(),
+        };
+        let config = watcher::Config::default().page_size(PAGE);
+        let changes = watcher(api, config).default_backoff().modify(prune).inspect(move |event| match event {
+            Ok(event) => follower.follow(event),
+            Err(error) => tracing::warn!(%error, "the watch of Broadcasts broke"),
+        });
+        let changes =
+            changes.reflect(writer).touched_objects().predicate_filter(broadcast::inputs, PredicateConfig::default());
+        let triggers = stream::unfold(triggers, async |mut inbox| Some((inbox.recv().await?, inbox)));
+        let ended = self.cancel.clone().cancelled_owned();
+        let config = controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
+        let context = self.context.clone();
+        async move {
+            let runs = Controller::for_stream(changes, cache)
+                .with_config(config)
+                .reconcile_on(triggers)
+                .graceful_shutdown_on(ended)
+                .run(broadcast::reconcile, broadcast::error_policy, context);
+            // Failures are logged where they are decided upon, in the error policy.
+            runs.for_each(|_| std::future::ready(())).await;
+        }
+    }
+}
+
+/// Hands each change of a Broadcast to the dispatcher, before any reconcile.
+struct Follower {
+    place: Place,
+    dispatcher: Dispatcher,
+    health: Health,
+    context: Arc<broadcast::Context>,
+}
+
+impl Follower {
+    fn follow(&self, event: &Event<Guarded>) {
+        match event {
+            Event::Apply(object) | Event::InitApply(object) => {
+                if let Ok(broadcast) = &object.0 {
+                    self.dispatcher.observe(&Arc::new(broadcast.clone()));
+                }
+            }
+            Event::Delete(object) => {
+                let uid = object.uid().unwrap_or_default();
+                self.dispatcher.forget(&uid);
+                self.context.failures.forget(&uid);
+            }
+            Event::InitDone => self.health.synced(Watch::Broadcasts, &self.place),
+            Event::Init => {}
+        }
+    }
+}
+
+/// Finds the Broadcasts that a change of a pool or node concerns, and wakes them.
+async fn wake_up(
+    mut woken: mpsc::Receiver<Wake>,
+    places: Vec<(Store<Guarded>, mpsc::Sender<ObjectRef<Guarded>>)>,
+    cancel: CancellationToken,
+) {
+    while let Some(Some(wake)) = cancel.run_until_cancelled(woken.recv()).await {
+        for (cache, trigger) in &places {
+            for object in cache.state().into_iter().filter(|object| concerns(&wake, object)) {
+                if trigger.send(ObjectRef::from_obj(&*object)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn concerns(wake: &Wake, object: &Guarded) -> bool {
+    let Ok(broadcast) = &object.0 else { return false };
+    let namespace = broadcast.metadata.namespace.as_deref();
+    match wake {
+        Wake::Pool { namespace: ns, name } => namespace == Some(ns) && broadcast.spec.pool == *name,
+        Wake::Node { namespace: ns, name } => {
+            let session = broadcast.status.as_ref().map(|status| &status.session);
+            namespace == Some(ns)
+                && session.is_some_and(|s| s.state == SessionState::Open && s.node.as_deref() == Some(name))
+        }
+    }
+}
