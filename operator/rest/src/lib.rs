@@ -1,1 +1,19 @@
-//! Placeholder.
+//! Ant Media Server's REST, as its pages show it, over a ledger's store: create a broadcast, look at one.
+//!
+//! It writes Broadcasts and reads them; it sends no hook and opens no user's URL. [`input`] is pure and parses what a client
+//! sent; the rest is the feature `server`.
+
+#[cfg(feature = "server")]
+mod access;
+#[cfg(feature = "server")]
+mod create;
+pub mod input;
+#[cfg(feature = "server")]
+mod router;
+#[cfg(feature = "server")]
+mod view;
+
+#[cfg(feature = "server")]
+pub use access::{Access, Token, WeakToken};
+#[cfg(feature = "server")]
+pub use router::{Application, Config, FindApplication, RtmpAddress, router};

@@ -1,0 +1,252 @@
+use axum::http::Method;
+use ledger::{Claim, Input, Owner, SqliteStore, commit};
+use serde_json::{Value, json};
+use tallylight_crds::{HOOKS_FINALIZER, Protocol, Reason};
+use tower::ServiceExt;
+
+use super::*;
+use crate::Token;
+
+struct Server {
+    store: SqliteStore,
+    router: Router,
+    _directory: tempfile::TempDir,
+}
+
+struct Got {
+    status: StatusCode,
+    text: String,
+    body: Value,
+}
+
+impl Server {
+    fn new(access: Access) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&directory.path().join("ledger.db")).unwrap();
+        let applications = |app: &str| {
+            let pool = match app {
+                "LiveApp" => "main",
+                "Other" => "other",
+                _ => return None,
+            };
+            let listener_hook_url = Some("http://default.example/hook".to_owned());
+            Some(Application { namespace: "default".into(), pool: pool.into(), listener_hook_url })
+        };
+        let router = router(Config {
+            store: store.clone(),
+            applications: Box::new(applications),
+            rtmp: RtmpAddress { host: None, port: RTMP_PORT },
+            access,
+        });
+        Self { store, router, _directory: directory }
+    }
+
+    fn local() -> Self {
+        Self::new(Access::LoopbackOnly)
+    }
+
+    async fn send(&self, mut request: Request) -> Got {
+        let peer: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
+        Got { status, text, body }
+    }
+
+    async fn post(&self, path: &str, body: impl Into<Body>) -> Got {
+        let request = Request::builder().method(Method::POST).uri(path).header("content-type", "application/json");
+        self.send(request.header("host", "localhost:5080").body(body.into()).unwrap()).await
+    }
+
+    async fn get(&self, path: &str) -> Got {
+        self.send(Request::builder().uri(path).header("host", "localhost:5080").body(Body::empty()).unwrap()).await
+    }
+
+    async fn read(&self, name: &str) -> Broadcast {
+        let key = Key { namespace: "default".into(), name: name.into() };
+        self.store.get(&key).await.unwrap().unwrap()
+    }
+}
+
+impl Got {
+    fn id(&self) -> String {
+        self.body["streamId"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Status and body, a field a line, with date and generated id replaced.
+    fn stable(&self) -> String {
+        let mut text = self.text.replace(",\"", ",\n\"");
+        if let Some(date) = self.body.get("date") {
+            text = text.replace(&date.to_string(), "DATE");
+        }
+        if self.id().len() == 25 {
+            text = text.replace(&self.id(), "ID");
+        }
+        format!("{}\n{text}", self.status)
+    }
+
+    fn message(&self) -> (u16, &str) {
+        assert_eq!(self.body["success"], json!(false), "{}", self.body);
+        (self.status.as_u16(), self.body["message"].as_str().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn the_pages_sample_creates_a_broadcast() {
+    let server = Server::local();
+    let sample = r#"{"name":"test_video", "listenerHookURL":"http://www.example.com/webhook"}"#;
+
+    let got = server.post("/LiveApp/rest/broadcast/create", sample).await;
+
+    insta::assert_snapshot!("created_v1", got.stable());
+    let made = server.read(&got.id()).await;
+    assert_eq!((made.spec.pool.as_str(), made.spec.name.as_deref()), ("main", Some("test_video")));
+    assert_eq!(made.spec.listener_hook_url.as_deref(), Some("http://www.example.com/webhook"));
+    assert_eq!(made.metadata.finalizers, Some(vec![HOOKS_FINALIZER.to_owned()]));
+    assert_eq!(made.spec.stream_id, None, "a generated id is a name");
+}
+
+#[tokio::test]
+async fn a_body_is_not_needed_and_the_applications_url_is_shown() {
+    let server = Server::local();
+    for body in ["", "null", "{}"] {
+        let got = server.post("/LiveApp/rest/broadcast/create", body).await;
+        assert_eq!(got.status, StatusCode::OK, "{body}");
+        assert_eq!(got.body["name"], Value::Null);
+        assert_eq!(got.body["listenerHookURL"], "http://default.example/hook");
+        assert_eq!(server.read(&got.id()).await.spec.listener_hook_url, None, "it is looked up at delivery");
+    }
+}
+
+#[tokio::test]
+async fn version_1_ignores_an_id_and_version_2_takes_it() {
+    let server = Server::local();
+    let body = r#"{"streamId":"Studio_1","metaData":"{\"room\":\"7\"}","category":"news"}"#;
+    let ignored = server.post("/LiveApp/rest/broadcast/create", body).await;
+    assert_ne!(ignored.id(), "Studio_1");
+
+    let got = server.post("/LiveApp/rest/v2/broadcasts/create?autoStart=false", body).await;
+
+    insta::assert_snapshot!("created_v2", got.stable());
+    let id = StreamId::parse("Studio_1").unwrap();
+    let made = server.store.get(&Key::of_stream("default", &id)).await.unwrap().unwrap();
+    assert!(made.carries(&id));
+    let again = server.post("/LiveApp/rest/v2/broadcasts/create", body).await;
+    let taken = "Stream id is already being used. Please change stream id or keep it empty";
+    assert_eq!(again.message(), (400, taken));
+}
+
+#[tokio::test]
+async fn a_broadcast_is_shown_through_its_life() {
+    let server = Server::local();
+    let body = r#"{"streamId":"studio"}"#;
+    server.post("/LiveApp/rest/v2/broadcasts/create", body).await;
+    let path = "/LiveApp/rest/v2/broadcasts/studio";
+    assert_eq!(server.get(path).await.body["status"], "created");
+    let (start, end) = ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-01T00:01:00Z".parse().unwrap());
+    let address = Some("10.0.0.7".to_owned());
+    let claim = Claim { id: "c".into(), node: "n".into(), address, protocol: Protocol::Rtmp, time: start };
+    commit(&server.store, &server.read("studio").await, &Input::Claim(claim)).await.unwrap();
+    let live = server.get(path).await.body;
+    assert_eq!((&live["status"], &live["publishType"]), (&json!("broadcasting"), &json!("RTMP")));
+    let broadcast = server.read("studio").await;
+    let owner = Owner::of(&broadcast.status.as_ref().unwrap().session);
+    let end = Input::End { owner, reason: Reason::PublisherClosed, time: end };
+    commit(&server.store, &broadcast, &end).await.unwrap();
+    insta::assert_snapshot!("finished", server.get(path).await.stable());
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_404() {
+    let server = Server::local();
+    server.post("/LiveApp/rest/v2/broadcasts/create", r#"{"streamId":"studio"}"#).await;
+    for path in
+        ["/LiveApp/rest/v2/broadcasts/nobody", "/LiveApp/rest/v2/broadcasts/a%20b", "/Other/rest/v2/broadcasts/studio"]
+    {
+        let got = server.get(path).await;
+        assert_eq!((got.status, got.body), (StatusCode::NOT_FOUND, Value::Null), "{path}");
+    }
+    for got in [
+        server.get("/Nowhere/rest/v2/broadcasts/studio").await,
+        server.post("/Nowhere/rest/broadcast/create", "{}").await,
+        server.get("/LiveApp/rest/v2/vods/list/0/10").await,
+    ] {
+        assert_eq!(got.message().0, 404);
+    }
+}
+
+#[tokio::test]
+async fn a_mistake_is_a_400_that_names_its_field() {
+    let server = Server::local();
+    for (body, message) in [
+        (r#"{"name":7}"#, "name must be a string"),
+        (r#"{"listenerHookURL":"ftp://h/"}"#, "listenerHookURL must have scheme http or https"),
+        (r#"{"listenerHookURL":"www.example.com"}"#, "listenerHookURL must be an absolute URL"),
+        (
+            r#"{"streamId":"a b"}"#,
+            "Stream id is not valid. It must be 1 to 253 characters of A-Z, a-z, 0-9, '_', '.' and '-'",
+        ),
+        ("{", "the body is not JSON: line 1, column 1"),
+    ] {
+        assert_eq!(server.post("/LiveApp/rest/v2/broadcasts/create", body).await.message(), (400, message));
+    }
+    let user = r#"{"listenerHookURL":"https://u:s3cret@h/"}"#;
+    let refused = server.post("/LiveApp/rest/broadcast/create", user).await;
+    assert!(refused.message().1.starts_with("listenerHookURL must not contain a user name"));
+    assert!(!refused.body.to_string().contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_or_no_json_is_refused() {
+    let server = Server::local();
+    let large = server.post("/LiveApp/rest/broadcast/create", vec![b' '; MAX_BODY + 1]).await;
+    assert_eq!(large.message().0, 413);
+    let request = Request::post("/LiveApp/rest/broadcast/create").header("content-type", "text/plain");
+    assert_eq!(server.send(request.body("{}".into()).unwrap()).await.message().0, 415);
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_a_503() {
+    let server = Server::local();
+    server.store.close().await;
+    assert_eq!(server.get("/LiveApp/rest/v2/broadcasts/x").await.message().0, 503);
+    assert_eq!(server.post("/LiveApp/rest/broadcast/create", "{}").await.message().0, 503);
+}
+
+#[tokio::test]
+async fn who_may_not_call_is_told_what_to_do() {
+    let server = Server::new(Access::Tokens(vec![Token::new("0123456789abcdef").unwrap()]));
+    let got = server.get("/LiveApp/rest/v2/broadcasts/x").await;
+    assert_eq!(got.message(), (401, "the request must carry the REST token: Authorization: Bearer TOKEN"));
+    let request = Request::get("/LiveApp/rest/v2/broadcasts/x").header("authorization", "Bearer 0123456789abcdef");
+    assert_eq!(server.send(request.body(Body::empty()).unwrap()).await.status, StatusCode::NOT_FOUND);
+
+    let local = Server::local();
+    let mut request = Request::get("/LiveApp/rest/v2/broadcasts/x").body(Body::empty()).unwrap();
+    let peer: SocketAddr = "192.0.2.1:9".parse().unwrap();
+    request.extensions_mut().insert(ConnectInfo(peer));
+    assert_eq!(local.router.oneshot(request).await.unwrap().status(), StatusCode::FORBIDDEN);
+}
+
+#[test]
+fn an_rtmp_url_names_the_host_that_was_called_unless_one_is_configured() {
+    let seen = |host: Option<&str>, port, called: &'static str| {
+        let headers = [(header::HOST, HeaderValue::from_static(called))].into_iter().collect();
+        RtmpAddress { host: host.map(Into::into), port }.as_seen_by(&headers)
+    };
+    assert_eq!(seen(None, 1935, "media.example:5080"), "media.example");
+    assert_eq!(seen(None, 21935, "[::1]:5080"), "[::1]:21935");
+    assert_eq!(seen(Some("live.example"), 1935, "media.example"), "live.example");
+    assert_eq!(seen(None, 1935, "not a host"), "localhost");
+}
+
+#[test]
+fn ids_are_random_dns_labels() {
+    let (a, b) = (new_stream_id(), new_stream_id());
+    assert_ne!(a, b);
+    let id = StreamId::parse(&a).unwrap();
+    assert_eq!((tallylight_crds::object_name(&id), a.len()), (a, 25));
+}
