@@ -45,7 +45,7 @@ pub(crate) struct Run {
     #[arg(long, env = "TALLYLIGHT_METRICS_ADDRESS", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
     pub(crate) metrics_address: SocketAddr,
 
-    /// File with the bearer token that REST requests must carry.
+    /// File with the bearer tokens that REST requests may carry, one a line.
     #[arg(long, env = "TALLYLIGHT_REST_TOKEN_FILE", value_name = "FILE")]
     pub(crate) rest_token_file: Option<PathBuf>,
 

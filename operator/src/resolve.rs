@@ -27,6 +27,13 @@ impl Pools {
         let place = ObjectRef::new(name).within(namespace);
         self.0.iter().find_map(|cache| cache.get(&place))
     }
+
+    /// The pool of an application; of several, the first by namespace and name.
+    pub(crate) fn of_app(&self, app: &str) -> Option<Arc<MediaPool>> {
+        let all = self.0.iter().flat_map(Store::state);
+        let place = |pool: &Arc<MediaPool>| (pool.namespace(), pool.name_any());
+        all.filter(|pool| pool.spec.app == app).min_by_key(place)
+    }
 }
 
 /// Resolves a Broadcast's endpoint.

@@ -81,9 +81,10 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let addresses =
         Addresses { rest_address: rest_listener.local_addr()?, metrics_address: metrics_listener.local_addr()? };
 
+    let rest = rest_api::router(&args, store, pools)?;
     tasks.spawn(events.run(reported, cancel.clone()));
     tasks.spawn(serve(metrics_listener, health.clone().router(), cancel.clone()));
-    tasks.spawn(serve(rest_listener, axum::Router::new(), cancel.clone()));
+    tasks.spawn(serve(rest_listener, rest, cancel.clone()));
     let (wake, woken) = mpsc::channel(WAKE_UPS);
     for watch in pool_watches {
         tasks.spawn(controllers::run_pool_watch(
