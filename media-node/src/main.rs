@@ -1,1 +1,32 @@
-fn main() {}
+//! `tallylight-media-node`: takes streams in, plays them out, and reports their state. `run` is a pod of a cluster,
+//! `standalone` a whole server.
+
+use std::process::ExitCode;
+
+use tallylight_media_node::{cli, run, standalone, telemetry};
+
+/// Packets are many short-lived buffers that one thread makes and another frees.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let command = match cli::parse() {
+        Ok(command) => command,
+        Err(error) => error.exit(),
+    };
+    telemetry::init(command.node());
+    let done =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Into::into).and_then(|runtime| {
+            match command {
+                cli::Command::Run(args) => runtime.block_on(run::run(*args)),
+                cli::Command::Standalone(args) => runtime.block_on(standalone::run(*args)),
+            }
+        });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

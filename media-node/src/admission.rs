@@ -1,0 +1,190 @@
+//! Decides whether a publisher may publish, before any event: application, id, key, and that nobody else is live.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use ledger::{Error, Key, Store};
+use tallylight_crds::{
+    Admission as PoolAdmission, Broadcast, BroadcastSpec, EPHEMERAL_LABEL, HOOKS_FINALIZER, SessionState, StreamId,
+};
+use tokio::{sync::Semaphore, time::timeout};
+use tracing::warn;
+
+use crate::{
+    claim::Claims,
+    hub::{Hub, Name, Place},
+    metrics::{Metrics, RefusalReason},
+    stream_key::KeyChecks,
+};
+
+/// Longest time from a publish command to its answer.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Admissions that ask the store at once. More wait; a flood of them costs the store no more than this.
+const CONCURRENT: usize = 64;
+
+/// Pause before a store that did not answer is asked again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Which application is which pool's. Clones share the table.
+#[derive(Debug, Clone, Default)]
+pub struct Apps(Arc<RwLock<BTreeMap<String, String>>>);
+
+impl Apps {
+    /// Replaces the table: application to pool.
+    pub fn set(&self, apps: BTreeMap<String, String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = apps;
+    }
+
+    /// The pool of an application.
+    #[must_use]
+    pub fn pool(&self, app: &str) -> Option<String> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    }
+}
+
+/// What a publisher asks for, whatever its protocol.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub app: &'a str,
+    pub id: &'a str,
+    pub key: Option<&'a str>,
+}
+
+/// A publisher that may send.
+#[derive(Debug)]
+pub struct Admitted {
+    pub broadcast: Broadcast,
+    pub place: Place,
+}
+
+/// The admission of a node. Clones share it.
+#[derive(Debug)]
+pub struct Admission<S> {
+    store: S,
+    namespace: String,
+    apps: Apps,
+    hub: Hub,
+    claims: Claims<S>,
+    keys: KeyChecks,
+    concurrent: Arc<Semaphore>,
+    metrics: Metrics,
+}
+
+impl<S: Store> Clone for Admission<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            namespace: self.namespace.clone(),
+            apps: self.apps.clone(),
+            hub: self.hub.clone(),
+            claims: self.claims.clone(),
+            keys: self.keys.clone(),
+            concurrent: Arc::clone(&self.concurrent),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+impl<S: Store> Admission<S> {
+    /// Makes the admission of a node in `namespace`.
+    #[must_use]
+    pub fn new(store: S, namespace: String, apps: Apps, hub: Hub, claims: Claims<S>, metrics: Metrics) -> Self {
+        let concurrent = Arc::new(Semaphore::new(CONCURRENT));
+        Self { store, namespace, apps, hub, claims, keys: KeyChecks::default(), concurrent, metrics }
+    }
+
+    /// Which applications there are.
+    #[must_use]
+    pub fn apps(&self) -> &Apps {
+        &self.apps
+    }
+
+    /// Decides within [`DEADLINE`].
+    ///
+    /// # Errors
+    /// The reason for which the publisher is refused.
+    pub async fn admit(&self, request: Request<'_>) -> Result<Admitted, RefusalReason> {
+        timeout(DEADLINE, self.decide(request)).await.unwrap_or(Err(RefusalReason::StoreUnavailable))
+    }
+
+    async fn decide(&self, request: Request<'_>) -> Result<Admitted, RefusalReason> {
+        let pool = self.apps.pool(request.app).ok_or(RefusalReason::UnknownApp)?;
+        let id = StreamId::parse(request.id).map_err(|_invalid| RefusalReason::UnknownStream)?;
+        let Ok(_permit) = self.concurrent.acquire().await else {
+            return Err(RefusalReason::ShuttingDown); // the semaphore is never closed
+        };
+        let broadcast = self.find(&pool, &id).await?;
+        self.check_key(&broadcast, request.key).await?;
+        if broadcast.status_or_default().session.state == SessionState::Open {
+            // should it be this node's and nobody's, it is ended now
+            self.claims.observe(&broadcast);
+            return Err(RefusalReason::AlreadyLive);
+        }
+        let name = Name { app: request.app.to_owned(), id };
+        let place = self.hub.publish(name).ok_or(RefusalReason::AlreadyLive)?;
+        Ok(Admitted { broadcast, place })
+    }
+
+    /// The pool's Broadcast with that id, made now if the pool is open to any.
+    async fn find(&self, pool: &str, id: &StreamId) -> Result<Broadcast, RefusalReason> {
+        let key = Key::of_stream(&self.namespace, id);
+        self.claims.settled(&key).await;
+        loop {
+            match self.find_once(pool, id, &key).await {
+                Ok(found) => return found.ok_or(RefusalReason::UnknownStream),
+                Err(Error::Unavailable { source }) => {
+                    self.metrics.store_error();
+                    warn!(broadcast = %key, error = &*source as &dyn std::error::Error, "the store does not answer an admission");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => {
+                    warn!(broadcast = %key, %error, "the store refuses an admission");
+                    return Err(RefusalReason::StoreUnavailable);
+                }
+            }
+        }
+    }
+
+    async fn find_once(&self, pool: &str, id: &StreamId, key: &Key) -> Result<Option<Broadcast>, Error> {
+        let is_it = |b: &Broadcast| b.carries(id) && b.spec.pool == pool && b.metadata.deletion_timestamp.is_none();
+        if let Some(found) = self.store.get(key).await? {
+            return Ok(Some(found).filter(is_it));
+        }
+        let open =
+            self.store.pool(&self.namespace, pool).await?.is_some_and(|p| p.spec.admission == PoolAdmission::Open);
+        if !open {
+            return Ok(None);
+        }
+        match self.store.create(&ephemeral(&self.namespace, pool, id)).await {
+            Ok(created) => Ok(Some(created)),
+            Err(Error::AlreadyExists) => Ok(self.store.get(key).await?.filter(is_it)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn check_key(&self, broadcast: &Broadcast, key: Option<&str>) -> Result<(), RefusalReason> {
+        if broadcast.spec.publish.as_ref().is_none_or(|publish| publish.stream_key_secret_ref.is_none()) {
+            return Ok(());
+        }
+        let verifier = broadcast.status.as_ref().and_then(|s| s.publish.as_ref()?.key_verifier.as_deref());
+        let verifier = verifier.ok_or(RefusalReason::KeyNotReady)?;
+        let key = key.ok_or(RefusalReason::WrongKey)?;
+        if self.keys.fits(key, verifier).await { Ok(()) } else { Err(RefusalReason::WrongKey) }
+    }
+}
+
+/// The Broadcast of an id that nobody registered.
+fn ephemeral(namespace: &str, pool: &str, id: &StreamId) -> Broadcast {
+    let name = tallylight_crds::object_name(id);
+    let stream_id = (name != id.as_str()).then(|| id.as_str().to_owned());
+    let mut broadcast =
+        Broadcast::new(&name, BroadcastSpec { pool: pool.to_owned(), stream_id, ..BroadcastSpec::default() });
+    broadcast.metadata.namespace = Some(namespace.to_owned());
+    broadcast.metadata.labels = Some(BTreeMap::from([(EPHEMERAL_LABEL.to_owned(), "true".to_owned())]));
+    broadcast.metadata.finalizers = Some(vec![HOOKS_FINALIZER.to_owned()]);
+    broadcast
+}

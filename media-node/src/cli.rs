@@ -1,0 +1,188 @@
+//! The command line. Each flag also is a variable `TALLYLIGHT_…` and a key of the file that `--config` names; the flag
+//! wins over the variable, that over the file, that over the default. What is written here is the reference of all three.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config;
+
+/// Takes live streams in, plays them out, and reports their state.
+#[derive(Debug, Parser)]
+#[command(name = "tallylight-media-node", version, args_override_self = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to be.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Be a node of a MediaPool in a Kubernetes cluster
+    Run(Box<RunArgs>),
+    /// Be a whole server on this machine: streams, hooks and REST over an embedded database
+    Standalone(Box<StandaloneArgs>),
+}
+
+/// Flags of both subcommands.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// YAML file with flags as keys, such as `http-address: 127.0.0.1:5080`
+    #[arg(long, env = "TALLYLIGHT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of everything that must survive a restart
+    #[arg(long, env = "TALLYLIGHT_DATA_DIR", value_name = "DIR", default_value = "./tallylight-data")]
+    pub data_dir: PathBuf,
+    /// Application: the first path segment of publish, play and REST addresses
+    #[arg(long, env = "TALLYLIGHT_APP", value_name = "NAME", default_value = tallylight_crds::DEFAULT_APP)]
+    pub app: String,
+    /// Where health, metrics and, standalone, REST are served; port 0 takes a free one
+    #[arg(long, env = "TALLYLIGHT_HTTP_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:5080")]
+    pub http_address: SocketAddr,
+    /// Where RTMP is served
+    #[arg(long, env = "TALLYLIGHT_RTMP_ADDRESS", value_name = "IP:PORT", default_value = "0.0.0.0:1935")]
+    pub rtmp_address: SocketAddr,
+    /// Where RTMP over TLS is served; needs --tls-cert and --tls-key
+    #[arg(long, env = "TALLYLIGHT_RTMPS_ADDRESS", value_name = "IP:PORT", requires_all = ["tls_cert", "tls_key"])]
+    pub rtmps_address: Option<SocketAddr>,
+    /// PEM file with the certificate and its chain
+    #[arg(long, env = "TALLYLIGHT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "TALLYLIGHT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// A publisher that sends no media for this long is ended with the reason PublisherTimeout
+    #[arg(long, env = "TALLYLIGHT_PUBLISHER_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub publisher_timeout_seconds: u32,
+    /// Longest time from SIGTERM to exit; sessions are ended in it
+    #[arg(long, env = "TALLYLIGHT_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub drain_seconds: u32,
+    /// Form of the log on standard error
+    #[arg(long, env = "TALLYLIGHT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or directives such as `info,rtmp=debug`
+    #[arg(long, env = "TALLYLIGHT_LOG_FILTER", value_name = "FILTER", default_value = "info")]
+    pub log_filter: String,
+    /// File that gets the bound addresses as JSON once all of them are served
+    #[arg(long, env = "TALLYLIGHT_READY_FILE", value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// MediaPool that this node belongs to
+    #[arg(long, env = "TALLYLIGHT_POOL", value_name = "NAME", default_value = "default")]
+    pub pool: String,
+    /// Namespace of the pool and its Broadcasts; the pod's own by default
+    #[arg(long, env = "TALLYLIGHT_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Name of this node: the pod's name, as the admission policy compares them
+    #[arg(long, env = "TALLYLIGHT_NODE_NAME", value_name = "NAME")]
+    pub node_name: String,
+    /// Address at which other nodes reach this one: the pod's IP
+    #[arg(long, env = "TALLYLIGHT_ADVERTISE_ADDRESS", value_name = "IP")]
+    pub advertise_address: Option<String>,
+    /// UID of the pod, which then owns this node's Lease
+    #[arg(long, env = "TALLYLIGHT_POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
+    /// kubeconfig file; the pod's ServiceAccount by default
+    #[arg(long, env = "TALLYLIGHT_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Flags of `standalone`.
+#[derive(Debug, Clone, Args)]
+pub struct StandaloneArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Where events are POSTed for Broadcasts without a URL of their own
+    #[arg(long, env = "TALLYLIGHT_LISTENER_HOOK_URL", value_name = "URL", hide_env_values = true)]
+    pub listener_hook_url: Option<String>,
+    /// Who may publish: ids with a Broadcast, or any
+    #[arg(long, env = "TALLYLIGHT_ADMISSION", value_name = "ADMISSION", default_value = "Open")]
+    pub admission: Admission,
+    /// Folder with YAML files of Broadcasts, MediaPools and Secrets; changes to it take effect at once
+    #[arg(long, env = "TALLYLIGHT_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// File with the token that REST requires as `Authorization: Bearer …`; without it REST is served on loopback only
+    #[arg(long, env = "TALLYLIGHT_REST_TOKEN_FILE", value_name = "FILE")]
+    pub rest_token_file: Option<PathBuf>,
+    /// Show it: publish a built-in clip to this server and print the hooks that arrive
+    #[arg(long, env = "TALLYLIGHT_DEMO")]
+    pub demo: bool,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Admission of unregistered stream ids, in the words of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum Admission {
+    RegisteredOnly,
+    Open,
+}
+
+impl From<Admission> for tallylight_crds::Admission {
+    fn from(admission: Admission) -> Self {
+        match admission {
+            Admission::RegisteredOnly => Self::RegisteredOnly,
+            Admission::Open => Self::Open,
+        }
+    }
+}
+
+impl Command {
+    /// The flags that both have.
+    #[must_use]
+    pub fn node(&self) -> &NodeArgs {
+        match self {
+            Self::Run(args) => &args.node,
+            Self::Standalone(args) => &args.node,
+        }
+    }
+}
+
+impl NodeArgs {
+    /// [`publisher_timeout_seconds`](Self::publisher_timeout_seconds) as a duration.
+    #[must_use]
+    pub fn publisher_timeout(&self) -> Duration {
+        Duration::from_secs(self.publisher_timeout_seconds.into())
+    }
+
+    /// [`drain_seconds`](Self::drain_seconds) as a duration.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds.into())
+    }
+}
+
+/// Reads arguments, variables and the configuration file of this process.
+///
+/// # Errors
+/// When one of them is wrong, or help was asked for; `exit` on it says so.
+pub fn parse() -> Result<Command, clap::Error> {
+    parse_from(std::env::args_os(), |name| std::env::var_os(name))
+}
+
+/// Reads `arguments`, beginning with the program's name. The configuration file's keys yield to variables that `variable`
+/// finds.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_from(
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Command, clap::Error> {
+    let arguments = config::with_file(arguments.into_iter().collect(), variable)?;
+    Cli::try_parse_from(arguments).map(|cli| cli.command)
+}

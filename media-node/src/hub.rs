@@ -1,0 +1,167 @@
+//! Which streams have a publisher on this node: the one map that publishers and viewers share.
+
+use std::{
+    collections::HashMap,
+    collections::hash_map::Entry,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize, atomic::Ordering},
+};
+
+use media_core::{Packet, fanout};
+use tallylight_crds::StreamId;
+use tokio::sync::Notify;
+
+/// Streams with a publisher here. Clones share the map.
+#[derive(Clone, Debug, Default)]
+pub struct Hub(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    streams: Mutex<HashMap<Name, Arc<Stream>>>,
+    viewers: AtomicUsize,
+    publishers: AtomicUsize,
+}
+
+/// A stream's address: application and id.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name {
+    pub app: String,
+    pub id: StreamId,
+}
+
+/// One publisher's packets, and how its readers are woken.
+#[derive(Debug)]
+pub struct Stream {
+    fanout: fanout::Fanout,
+    more: Notify,
+}
+
+/// A publisher's place in the hub; given back when it is dropped, and then its readers see the end.
+#[derive(Debug)]
+pub struct Place {
+    hub: Hub,
+    name: Name,
+    stream: Arc<Stream>,
+}
+
+/// A viewer of a stream.
+#[derive(Debug)]
+pub struct Viewer {
+    hub: Hub,
+    pub stream: Arc<Stream>,
+    pub packets: fanout::Subscriber,
+}
+
+impl Hub {
+    /// Takes the place of the stream's publisher; `None` when there is one.
+    #[must_use]
+    pub fn publish(&self, name: Name) -> Option<Place> {
+        let stream = Arc::new(Stream { fanout: fanout::Fanout::new(fanout::Limits::default()), more: Notify::new() });
+        match self.streams().entry(name.clone()) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(entry) => entry.insert(Arc::clone(&stream)),
+        };
+        self.0.publishers.fetch_add(1, Ordering::Relaxed);
+        Some(Place { hub: self.clone(), name, stream })
+    }
+
+    /// Joins a stream as a viewer; `None` when it has no publisher here.
+    #[must_use]
+    pub fn view(&self, name: &Name) -> Option<Viewer> {
+        let stream = Arc::clone(self.streams().get(name)?);
+        self.0.viewers.fetch_add(1, Ordering::Relaxed);
+        let packets = stream.fanout.subscribe();
+        Some(Viewer { hub: self.clone(), stream, packets })
+    }
+
+    /// Whether the stream has a publisher here.
+    #[must_use]
+    pub fn has(&self, name: &Name) -> bool {
+        self.streams().contains_key(name)
+    }
+
+    /// Viewers on this node.
+    #[must_use]
+    pub fn viewers(&self) -> usize {
+        self.0.viewers.load(Ordering::Relaxed)
+    }
+
+    /// Publishers on this node.
+    #[must_use]
+    pub fn publishers(&self) -> usize {
+        self.0.publishers.load(Ordering::Relaxed)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<Name, Arc<Stream>>> {
+        self.0.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Hands a packet to all readers.
+    pub fn push(&self, packet: Packet) {
+        self.stream.fanout.push(packet);
+        self.stream.more.notify_waiters();
+    }
+
+    /// The stream's address.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.hub.streams().remove(&self.name);
+        self.hub.0.publishers.fetch_sub(1, Ordering::Relaxed);
+        self.stream.fanout.end();
+        self.stream.more.notify_waiters();
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.hub.0.viewers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Stream {
+    /// Is notified of each packet and of the end.
+    #[must_use]
+    pub fn more(&self) -> &Notify {
+        &self.more
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(id: &str) -> Name {
+        Name { app: "LiveApp".to_owned(), id: StreamId::parse(id).unwrap() }
+    }
+
+    #[test]
+    fn a_stream_has_one_publisher_at_a_time() {
+        let hub = Hub::default();
+        let first = hub.publish(name("a"));
+
+        assert!(first.is_some() && hub.publish(name("a")).is_none() && hub.publish(name("b")).is_some());
+        drop(first);
+        assert!(hub.publish(name("a")).is_some());
+    }
+
+    #[test]
+    fn viewers_see_the_end_when_the_publisher_leaves() {
+        let hub = Hub::default();
+        let place = hub.publish(name("a")).unwrap();
+        let mut viewer = hub.view(&name("a")).unwrap();
+        assert_eq!(hub.viewers(), 1);
+
+        drop(place);
+
+        let batch = fanout::Batch { packets: 1, bytes: 1 };
+        assert_eq!(viewer.packets.read(batch, &mut Vec::new()), fanout::Read::Ended);
+        assert!(hub.view(&name("a")).is_none());
+    }
+}

@@ -1,0 +1,3 @@
+//! Protocol sides that yield a publisher.
+
+pub mod rtmp;

@@ -1,0 +1,337 @@
+//! An RTMP publisher: drives `media_core::broadcast::Lifecycle` with what its connection brings.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use jiff::Timestamp;
+use ledger::Store;
+use media_core::broadcast::{Action, Cause, Denied, Input, Leave, Lifecycle, Timeouts};
+use rtmp::{
+    Message,
+    server::{Event, Request},
+    status::Refusal,
+};
+use tallylight_crds::{Broadcast, Protocol, Reason};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Sleep, sleep_until},
+};
+use tracing::{debug, info};
+
+use crate::{
+    admission::{self, Admitted},
+    claim::{Claims, Control, OnAir},
+    connection::{Closed, Connection, Io},
+    hub::{Hub, Place},
+    metrics::{ConnectionState, Metrics, RefusalReason},
+    server::Node,
+};
+
+mod tags;
+pub(crate) use tags::message;
+use tags::{Content, Tags};
+
+/// Pause after a publisher's read for each publisher on the node: what arrives meanwhile is read at once, so that
+/// hundreds of publishers cost few reads. With a few it is not felt.
+const PAUSE_PER_PUBLISHER: Duration = Duration::from_micros(250);
+/// Longest such pause; from 400 publishers on. A fifth of a keyframe interval of 0.5 s.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves a publish command from its admission to its end. Returns the connection when the publisher ended the stream in due
+/// form and may ask for another.
+pub async fn publish<S: Store, I: Io>(
+    mut connection: Connection<I>,
+    request: &Request,
+    node: &Node<S>,
+) -> Option<Connection<I>> {
+    let asked = admission::Request {
+        app: &request.app,
+        id: &request.id,
+        key: request.key.as_ref().map(rtmp::name::Key::expose),
+    };
+    let admitted = tokio::select! {
+        admitted = node.admission.admit(asked) => admitted,
+        () = node.shutdown.cancelled() => Err(RefusalReason::ShuttingDown),
+    };
+    match admitted {
+        Ok(admitted) => {
+            connection.session().accept();
+            connection.expect_media();
+            let _counted = node.metrics.connection(ConnectionState::Publishing, connection.protocol);
+            Publisher::new(connection, admitted, node).run().await
+        }
+        Err(reason) => {
+            node.metrics.refused(reason);
+            info!(peer = %connection.peer, app = request.app, stream = request.id, ?reason, "publisher refused");
+            connection.session().reject(refusal(reason));
+            connection.close().await;
+            None
+        }
+    }
+}
+
+/// How a refusal is said to the encoder.
+pub(crate) fn refusal(reason: RefusalReason) -> Refusal {
+    match reason {
+        RefusalReason::UnknownApp => Refusal::UnknownApp,
+        RefusalReason::UnknownStream | RefusalReason::NotLive => Refusal::UnknownStream,
+        RefusalReason::WrongKey => Refusal::Denied,
+        RefusalReason::AlreadyLive => Refusal::AlreadyPublishing,
+        RefusalReason::Stopped => Refusal::Stopped,
+        RefusalReason::KeyNotReady
+        | RefusalReason::LedgerFull
+        | RefusalReason::StoreUnavailable
+        | RefusalReason::ShuttingDown
+        | RefusalReason::Protocol
+        | RefusalReason::HandshakeTimeout
+        | RefusalReason::RequestTimeout
+        | RefusalReason::TooManyPending
+        | RefusalReason::Stalled
+        | RefusalReason::NoMedia => Refusal::Unavailable,
+    }
+}
+
+type Claiming = Pin<Box<dyn Future<Output = Result<OnAir, Denied>> + Send>>;
+
+/// One publisher, accepted.
+struct Publisher<I, S> {
+    connection: Connection<I>,
+    lifecycle: Lifecycle,
+    tags: Tags,
+    place: Place,
+    broadcast: Broadcast,
+    claims: Claims<S>,
+    claiming: Option<Claiming>,
+    session: Option<OnAir>,
+    control: (mpsc::Sender<Control>, mpsc::Receiver<Control>),
+    hub: Hub,
+    metrics: Metrics,
+    shutdown: tokio_util::sync::CancellationToken,
+    /// The connection still brings media.
+    open: bool,
+    /// The publisher has said that it is done, on a connection that it keeps.
+    in_due_form: bool,
+}
+
+/// What the publisher's task was woken for.
+enum Woken {
+    Transferred(Result<(), Closed>),
+    Answered(Result<OnAir, Denied>),
+    Controlled(Control),
+    Timer,
+    PauseOver,
+    Shutdown,
+}
+
+impl<I: Io, S: Store> Publisher<I, S> {
+    fn new(connection: Connection<I>, admitted: Admitted, node: &Node<S>) -> Self {
+        let timeouts = Timeouts { silence: node.publisher_timeout, claim: admission::DEADLINE };
+        Self {
+            connection,
+            lifecycle: Lifecycle::new(timeouts, std::time::Instant::now()),
+            tags: Tags::default(),
+            place: admitted.place,
+            broadcast: admitted.broadcast,
+            claims: node.claims.clone(),
+            claiming: None,
+            session: None,
+            control: mpsc::channel(1),
+            hub: node.hub.clone(),
+            metrics: node.metrics.clone(),
+            shutdown: node.shutdown.clone(),
+            open: true,
+            in_due_form: false,
+        }
+    }
+
+    async fn run(mut self) -> Option<Connection<I>> {
+        let mut timer = std::pin::pin!(sleep_until(self.deadline()));
+        let mut pause = std::pin::pin!(sleep_until(Instant::now()));
+        let mut pausing = false;
+        let mut stopping = false;
+        self.take_events();
+        while !self.lifecycle.is_over() {
+            let woken = self.wait(timer.as_mut(), pause.as_mut(), pausing, stopping).await;
+            match woken {
+                Woken::Transferred(Ok(())) => {
+                    self.take_events();
+                    let length = self.pause();
+                    if self.lifecycle.is_live() && !length.is_zero() {
+                        // acknowledgements go out before the pause
+                        let _checked_by_the_next_transfer = self.connection.write_some().await;
+                        pause.as_mut().reset(Instant::now() + length);
+                        pausing = true;
+                    }
+                }
+                Woken::Transferred(Err(closed)) => self.lost(&closed),
+                Woken::Answered(answer) => self.claimed(answer),
+                Woken::Controlled(Control::Fenced) => self.input(Input::Fenced),
+                Woken::Controlled(Control::Stopped) => self.input(Input::Stopped),
+                Woken::Timer => self.input(Input::Tick),
+                Woken::PauseOver => pausing = false,
+                Woken::Shutdown => {
+                    stopping = true;
+                    self.input(Input::Left(Cause::Shutdown));
+                }
+            }
+            // a timer that is too early costs one tick; media only ever moves the deadline away
+            if timer.is_elapsed() || self.deadline() < timer.deadline() {
+                timer.as_mut().reset(self.deadline());
+            }
+        }
+        self.finish().await
+    }
+
+    async fn wait(&mut self, timer: Pin<&mut Sleep>, pause: Pin<&mut Sleep>, pausing: bool, stopping: bool) -> Woken {
+        let claiming = self.claiming.is_some();
+        let answer = async {
+            match self.claiming.as_mut() {
+                Some(claim) => claim.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled(), if !stopping => Woken::Shutdown,
+            answer = answer, if claiming => Woken::Answered(answer),
+            Some(control) = self.control.1.recv() => Woken::Controlled(control),
+            () = timer => Woken::Timer,
+            done = self.connection.transfer(), if self.open && !pausing => Woken::Transferred(done),
+            () = pause, if pausing => Woken::PauseOver,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let (deadline, _) = self.lifecycle.poll_timeout().unwrap_or_else(|| (std::time::Instant::now(), "over"));
+        deadline.into()
+    }
+
+    fn pause(&self) -> Duration {
+        let publishers = u32::try_from(self.hub.publishers()).unwrap_or(u32::MAX);
+        PAUSE_PER_PUBLISHER.saturating_mul(publishers.saturating_sub(1)).min(LONGEST_PAUSE)
+    }
+
+    fn take_events(&mut self) {
+        while self.open && !self.lifecycle.is_over() {
+            match self.connection.take_event() {
+                Ok(None) => return,
+                Ok(Some(Event::Media(message))) => self.media(message),
+                Ok(Some(Event::Unpublish)) => {
+                    self.open = false;
+                    self.in_due_form = true;
+                    self.input(Input::Left(Cause::Closed));
+                }
+                Ok(Some(Event::Connect(_) | Event::Publish(_) | Event::Play(_) | Event::StopPlay)) => {
+                    debug!(peer = %self.connection.peer, "a request out of place is left alone");
+                }
+                Err(closed) => self.lost(&closed),
+            }
+        }
+    }
+
+    fn media(&mut self, message: Message) {
+        let Some((packet, content)) = self.tags.packet(message) else { return };
+        self.place.push(packet);
+        if content == Content::Frame {
+            self.input(Input::Media);
+        }
+    }
+
+    fn lost(&mut self, closed: &Closed) {
+        debug!(peer = %self.connection.peer, error = closed as &dyn std::error::Error, "the publisher's connection is over");
+        if matches!(closed, Closed::Protocol(_)) {
+            self.metrics.refused(RefusalReason::Protocol);
+        }
+        self.open = false;
+        self.input(Input::Left(Cause::Lost));
+    }
+
+    fn claimed(&mut self, answer: Result<OnAir, Denied>) {
+        self.claiming = None;
+        match answer {
+            Ok(session) => {
+                info!(
+                    stream = %self.place.name().id, app = self.place.name().app, peer = %self.connection.peer,
+                    session = session.ordinal(), protocol = ?self.connection.protocol, "session.started"
+                );
+                self.broadcast = session.broadcast().clone();
+                self.session = Some(session);
+                self.input(Input::Claimed);
+            }
+            Err(denied) => self.input(Input::ClaimDenied(denied)),
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        match self.lifecycle.handle(input, std::time::Instant::now()) {
+            None => {}
+            Some(Action::Claim) => self.claim(),
+            Some(Action::End(cause)) => self.end(cause),
+            Some(Action::Leave(leave)) => self.leave(leave),
+            Some(Action::Abandon) => {
+                // dropping the claim has it looked up, and ended if it was made
+                self.claiming = None;
+                self.refuse(RefusalReason::StoreUnavailable);
+            }
+        }
+    }
+
+    fn claim(&mut self) {
+        if let Some(lost) = self.session.take() {
+            self.claims.forget(lost);
+        }
+        let (claims, broadcast, control) = (self.claims.clone(), self.broadcast.clone(), self.control.0.clone());
+        let time = Timestamp::now();
+        self.claiming = Some(Box::pin(async move { claims.claim(&broadcast, Protocol::Rtmp, time, control).await }));
+    }
+
+    fn end(&mut self, cause: Cause) {
+        if let Some(session) = self.session.take() {
+            let reason = match cause {
+                Cause::Closed => Reason::PublisherClosed,
+                Cause::Lost => Reason::PublisherLost,
+                Cause::Timeout => Reason::PublisherTimeout,
+                Cause::Shutdown => Reason::NodeShutdown,
+            };
+            self.claims.end(session, reason, Timestamp::now());
+        }
+        if self.open {
+            self.connection.session().reject(Refusal::Unavailable);
+        }
+    }
+
+    fn leave(&mut self, leave: Leave) {
+        if let Some(session) = self.session.take() {
+            self.claims.forget(session);
+        }
+        match leave {
+            Leave::BeforeMedia(Cause::Closed | Cause::Lost) => {
+                debug!(peer = %self.connection.peer, "publisher left before any media");
+            }
+            Leave::BeforeMedia(Cause::Timeout) => self.refuse(RefusalReason::NoMedia),
+            Leave::BeforeMedia(Cause::Shutdown) => self.refuse(RefusalReason::ShuttingDown),
+            Leave::Denied(Denied::OnAir) => self.refuse(RefusalReason::AlreadyLive),
+            Leave::Denied(Denied::Gone) | Leave::Stopped => self.refuse(RefusalReason::Stopped),
+            Leave::Denied(Denied::Unavailable) => self.refuse(RefusalReason::StoreUnavailable),
+        }
+    }
+
+    fn refuse(&mut self, reason: RefusalReason) {
+        self.metrics.refused(reason);
+        let name = self.place.name();
+        info!(peer = %self.connection.peer, app = name.app, stream = %name.id, ?reason, "publisher refused");
+        if self.open {
+            self.connection.session().reject(refusal(reason));
+        }
+    }
+
+    async fn finish(self) -> Option<Connection<I>> {
+        let Self { connection, place, in_due_form, .. } = self;
+        // viewers see the end now, not after the farewell
+        drop(place);
+        if in_due_form {
+            return Some(connection);
+        }
+        connection.close().await;
+        None
+    }
+}

@@ -1,0 +1,135 @@
+//! The heartbeat of a node in a cluster: one Lease, named as the node. From its age the operator tells a lost node.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
+};
+use kube::{Api, Client, api::PostParams};
+use tallylight_crds::{COMPONENT_LABEL, MEDIA_NODE_COMPONENT, POOL_LABEL};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    cli::RunArgs,
+    metrics::{Metrics, Outcome},
+};
+
+/// A node whose Lease is older than this is lost.
+const DURATION_SECONDS: i32 = 15;
+/// A third of the duration, so that two renewals may fail.
+const RENEW: Duration = Duration::from_secs(5);
+/// Pause after a renewal that failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest time for one renewal.
+const ATTEMPT: Duration = Duration::from_secs(4);
+
+/// Keeps a Lease.
+pub(crate) struct Keeper {
+    api: Api<Lease>,
+    fresh: Lease,
+    known: Option<Lease>,
+    metrics: Metrics,
+}
+
+impl Keeper {
+    pub(crate) fn new(client: Client, namespace: &str, args: &RunArgs, metrics: Metrics) -> Self {
+        let owner = args.pod_uid.as_ref().map(|uid| OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Pod".to_owned(),
+            name: args.node_name.clone(),
+            uid: uid.clone(),
+            ..OwnerReference::default()
+        });
+        let labels = [(POOL_LABEL, args.pool.as_str()), (COMPONENT_LABEL, MEDIA_NODE_COMPONENT)];
+        let metadata = ObjectMeta {
+            name: Some(args.node_name.clone()),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            owner_references: owner.map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        };
+        let spec = LeaseSpec {
+            holder_identity: Some(args.node_name.clone()),
+            lease_duration_seconds: Some(DURATION_SECONDS),
+            ..LeaseSpec::default()
+        };
+        let fresh = Lease { metadata, spec: Some(spec) };
+        Self { api: Api::namespaced(client, namespace), fresh, known: None, metrics }
+    }
+
+    /// Renews until cancelled. `held` turns true with the first success.
+    pub(crate) async fn run(mut self, held: watch::Sender<bool>, until: CancellationToken) {
+        loop {
+            let renewed = tokio::select! {
+                renewed = timeout(ATTEMPT, self.renew()) => renewed,
+                () = until.cancelled() => return,
+            };
+            let pause = match renewed {
+                Ok(Ok(())) => {
+                    self.metrics.lease_renewed(Outcome::Ok);
+                    held.send_replace(true);
+                    RENEW
+                }
+                Ok(Err(error)) => {
+                    warn!(error = &error as &dyn std::error::Error, "failed to renew the Lease");
+                    self.failed()
+                }
+                Err(_elapsed) => {
+                    warn!("failed to renew the Lease: the API server does not answer");
+                    self.failed()
+                }
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = until.cancelled() => return,
+            }
+        }
+    }
+
+    fn failed(&mut self) -> Duration {
+        self.known = None; // it may have been written, or by somebody else: read it again
+        self.metrics.lease_renewed(Outcome::Failed);
+        RETRY
+    }
+
+    async fn renew(&mut self) -> Result<(), kube::Error> {
+        let name = self.fresh.metadata.name.clone().unwrap_or_default();
+        let found = match self.known.take() {
+            Some(known) => Some(known),
+            None => self.api.get_opt(&name).await?,
+        };
+        let now = MicroTime(Timestamp::now());
+        let mut next = self.fresh.clone();
+        let spec = next.spec.get_or_insert_default();
+        spec.renew_time = Some(now.clone());
+        let held_before = found.as_ref().and_then(|lease| lease.spec.as_ref()?.acquire_time.clone());
+        spec.acquire_time = Some(held_before.unwrap_or(now));
+        let answer = match found {
+            None => self.api.create(&PostParams::default(), &next).await?,
+            Some(found) => {
+                next.metadata.resource_version = found.metadata.resource_version;
+                // what others put there stays
+                next.metadata.annotations = found.metadata.annotations;
+                next.metadata.labels = Some(merged(found.metadata.labels, self.fresh.metadata.labels.clone()));
+                self.api.replace(&name, &PostParams::default(), &next).await?
+            }
+        };
+        self.known = Some(answer);
+        Ok(())
+    }
+}
+
+type Labels = BTreeMap<String, String>;
+
+fn merged(found: Option<Labels>, ours: Option<Labels>) -> Labels {
+    let mut all = found.unwrap_or_default();
+    all.extend(ours.unwrap_or_default());
+    all
+}

@@ -1,0 +1,260 @@
+//! What is counted. Labels are enums; no metric names a stream.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// Why a publisher, player or connection was refused or cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum RefusalReason {
+    UnknownApp,
+    UnknownStream,
+    WrongKey,
+    KeyNotReady,
+    AlreadyLive,
+    LedgerFull,
+    StoreUnavailable,
+    Stopped,
+    ShuttingDown,
+    /// A player asked for a stream that is not live.
+    NotLive,
+    Protocol,
+    HandshakeTimeout,
+    RequestTimeout,
+    /// The oldest connection without a stream gave way to a new one.
+    TooManyPending,
+    /// A viewer took nothing for too long.
+    Stalled,
+    NoMedia,
+}
+
+/// What a connection is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum ConnectionState {
+    /// Neither publishing nor playing yet.
+    Pending,
+    Publishing,
+    Playing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Protocol {
+    Rtmp,
+    Rtmps,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Direction {
+    In,
+    Out,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    Ok,
+    Failed,
+}
+
+/// Why a session ended, as events say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum EndReason {
+    PublisherClosed,
+    PublisherLost,
+    PublisherTimeout,
+    Stopped,
+    NodeShutdown,
+    NodeLost,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    reason: RefusalReason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct EndLabel {
+    reason: EndReason,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StateLabel {
+    state: ConnectionState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ProtocolLabel {
+    protocol: Protocol,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BytesLabel {
+    protocol: Protocol,
+    direction: Direction,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    outcome: Outcome,
+}
+
+type Gauge64 = Gauge<i64, AtomicI64>;
+
+/// All metrics of a node. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    sessions_started: Counter,
+    sessions_ended: Family<EndLabel, Counter>,
+    sessions_open: Gauge64,
+    publishers: Family<ProtocolLabel, Gauge64>,
+    viewers: Family<ProtocolLabel, Gauge64>,
+    connections: Family<StateLabel, Gauge64>,
+    connections_accepted: Family<ProtocolLabel, Counter>,
+    refusals: Family<ReasonLabel, Counter>,
+    bytes: Family<BytesLabel, Counter<u64, AtomicU64>>,
+    packets_skipped: Counter,
+    claim_duration: Histogram,
+    store_errors: Counter,
+    ends_waiting: Gauge64,
+    lease_renewals: Family<OutcomeLabel, Counter>,
+}
+
+impl Metrics {
+    /// Makes the metrics, in `registry`.
+    #[must_use]
+    pub fn new(registry: &mut Registry) -> Self {
+        // 0.5 ms to 8 s: a SQLite commit to the claim's deadline
+        let claim_duration = Histogram::new(exponential_buckets(0.000_5, 2.0, 15));
+        let metrics = Self {
+            sessions_started: Counter::default(),
+            sessions_ended: Family::default(),
+            sessions_open: Gauge64::default(),
+            publishers: Family::default(),
+            viewers: Family::default(),
+            connections: Family::default(),
+            connections_accepted: Family::default(),
+            refusals: Family::default(),
+            bytes: Family::default(),
+            packets_skipped: Counter::default(),
+            claim_duration,
+            store_errors: Counter::default(),
+            ends_waiting: Gauge64::default(),
+            lease_renewals: Family::default(),
+        };
+        metrics.register(registry.sub_registry_with_prefix("node"));
+        metrics
+    }
+
+    fn register(&self, r: &mut Registry) {
+        r.register("sessions_started", "Sessions that were claimed", self.sessions_started.clone());
+        r.register("sessions_ended", "Sessions that ended here, by reason", self.sessions_ended.clone());
+        r.register("sessions_open", "Sessions on air", self.sessions_open.clone());
+        r.register("publishers", "Connections that publish", self.publishers.clone());
+        r.register("viewers", "Connections that play", self.viewers.clone());
+        r.register("connections", "Connections by what they are at", self.connections.clone());
+        r.register("connections_accepted", "Connections that were accepted", self.connections_accepted.clone());
+        r.register("refusals", "Publishers, players and connections that were refused or cut", self.refusals.clone());
+        r.register_with_unit("media", "Bytes from publishers and to viewers", Unit::Bytes, self.bytes.clone());
+        r.register("packets_skipped", "Packets that viewers lost because they lagged", self.packets_skipped.clone());
+        r.register_with_unit(
+            "claim_duration",
+            "Time from first media to the durable start",
+            Unit::Seconds,
+            self.claim_duration.clone(),
+        );
+        r.register("store_errors", "Requests to the store that failed", self.store_errors.clone());
+        r.register("ends_waiting", "Ends that the store has not taken yet", self.ends_waiting.clone());
+        r.register("lease_renewals", "Renewals of this node's Lease", self.lease_renewals.clone());
+    }
+
+    pub fn refused(&self, reason: RefusalReason) {
+        self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub fn accepted(&self, protocol: Protocol) {
+        self.connections_accepted.get_or_create(&ProtocolLabel { protocol }).inc();
+    }
+
+    /// Counts a connection in `state` until the guard is dropped.
+    #[must_use]
+    pub fn connection(&self, state: ConnectionState, protocol: Protocol) -> Counted {
+        let mut gauges = vec![self.connections.get_or_create(&StateLabel { state }).clone()];
+        match state {
+            ConnectionState::Pending => {}
+            ConnectionState::Publishing => {
+                gauges.push(self.publishers.get_or_create(&ProtocolLabel { protocol }).clone());
+            }
+            ConnectionState::Playing => gauges.push(self.viewers.get_or_create(&ProtocolLabel { protocol }).clone()),
+        }
+        for gauge in &gauges {
+            gauge.inc();
+        }
+        Counted(gauges)
+    }
+
+    /// The counter of bytes of one direction, to be kept by a connection.
+    #[must_use]
+    pub fn bytes(&self, protocol: Protocol, direction: Direction) -> Counter<u64, AtomicU64> {
+        self.bytes.get_or_create(&BytesLabel { protocol, direction }).clone()
+    }
+
+    pub fn skipped(&self, packets: u64) {
+        self.packets_skipped.inc_by(packets);
+    }
+
+    pub fn session_started(&self, claim_seconds: f64) {
+        self.sessions_started.inc();
+        self.sessions_open.inc();
+        self.claim_duration.observe(claim_seconds);
+    }
+
+    /// Counts a session that this process no longer has on air.
+    pub fn session_over(&self) {
+        self.sessions_open.dec();
+    }
+
+    pub fn session_ended(&self, reason: tallylight_crds::Reason) {
+        use tallylight_crds::Reason;
+        let reason = match reason {
+            Reason::PublisherClosed => EndReason::PublisherClosed,
+            Reason::PublisherLost => EndReason::PublisherLost,
+            Reason::PublisherTimeout => EndReason::PublisherTimeout,
+            Reason::Stopped => EndReason::Stopped,
+            Reason::NodeShutdown => EndReason::NodeShutdown,
+            Reason::NodeLost => EndReason::NodeLost,
+        };
+        self.sessions_ended.get_or_create(&EndLabel { reason }).inc();
+    }
+
+    pub fn store_error(&self) {
+        self.store_errors.inc();
+    }
+
+    pub fn set_ends_waiting(&self, count: usize) {
+        self.ends_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub fn lease_renewed(&self, outcome: Outcome) {
+        self.lease_renewals.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+}
+
+/// Counts in some gauges while it lives.
+#[derive(Debug)]
+pub struct Counted(Vec<Gauge64>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        for gauge in &self.0 {
+            gauge.dec();
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Protocol sides that serve viewers.
+
+pub mod rtmp;

@@ -1,0 +1,167 @@
+//! `run`: a node of a MediaPool in a cluster. Wires the parts together and takes them apart in order.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use ledger::KubeStore;
+use prometheus_client::registry::Registry;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    admission::Apps,
+    claim::{Claims, Identity, Leftovers},
+    cli::RunArgs,
+    data_dir::DataDir,
+    http::{self, Readiness},
+    lease, listener,
+    metrics::Metrics,
+    own_sessions,
+    server::{self, Node, Sockets},
+};
+
+/// Field manager of this node's writes.
+const MANAGER: &str = "tallylight-media-node";
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the node cannot start.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    listener::raise_file_limit();
+    let data_dir = DataDir::open(&args.node.data_dir)?;
+    let (client, namespace) = connect(&args).await?;
+    let sockets = Sockets::bind(&args.node)?;
+    let addresses = sockets.addresses()?;
+    let mut registry = Registry::with_prefix("tallylight");
+    let metrics = Metrics::new(&mut registry);
+    let store = KubeStore::new(client.clone(), MANAGER);
+    let identity = Identity {
+        namespace: namespace.clone(),
+        node: args.node_name.clone(),
+        address: args.advertise_address.clone(),
+    };
+    let (claims, recovery) = Claims::open(store.clone(), identity, data_dir.path(), metrics.clone())
+        .context("failed to open the ends log")?;
+
+    let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
+    let (connections, background) = (TaskTracker::new(), TaskTracker::new());
+    let readiness = Readiness::default();
+    let (http_listener, media) = sockets.split();
+    background.spawn(http::serve(http_listener, http::routes(registry, readiness.clone()), end.clone()));
+    let (held, mut lease_held) = watch::channel(false);
+    let keeper = lease::Keeper::new(client.clone(), &namespace, &args, metrics.clone());
+    background.spawn(keeper.run(held, end.clone()));
+
+    let started = async {
+        recovery.run(Leftovers::End).await;
+        // without a Lease an operator would take this node for lost
+        lease_held.wait_for(|held| *held).await.is_ok()
+    };
+    tokio::select! {
+        _held = started => {}
+        () = stop.cancelled() => {
+            end.cancel();
+            return Ok(());
+        }
+    }
+    background.spawn(own_sessions::watch(
+        client,
+        store.clone(),
+        namespace.clone(),
+        args.node_name.clone(),
+        claims.clone(),
+        end.clone(),
+    ));
+    let apps = Apps::default();
+    apps.set(BTreeMap::from([(args.node.app.clone(), args.pool.clone())]));
+    let node = Arc::new(Node::new(store, namespace, apps, claims.clone(), metrics, &args.node, shutdown.clone()));
+    media.serve(&node, &connections);
+    info!(rtmp = %addresses.rtmp, http = %addresses.http, node = args.node_name, pool = args.pool, "serving");
+    if let Some(file) = &args.node.ready_file {
+        server::write_ready_file(file, &addresses)?;
+    }
+    readiness.set(true);
+
+    stop.cancelled().await;
+    let deadline = Instant::now() + args.node.drain();
+    info!("shutting down");
+    readiness.set(false);
+    stop_media(&shutdown, &connections, &claims, deadline).await;
+    end.cancel();
+    background.close();
+    if tokio::time::timeout(Duration::from_secs(2), background.wait()).await.is_err() {
+        warn!("HTTP connections are still open");
+    }
+    Ok(())
+}
+
+/// Ends every session, durably, and then lets the rest of the connections go.
+pub(crate) async fn stop_media<S: ledger::Store>(
+    shutdown: &CancellationToken,
+    connections: &TaskTracker,
+    claims: &Claims<S>,
+    deadline: Instant,
+) {
+    shutdown.cancel();
+    connections.close();
+    // publishers hand their sessions over at once; what lasts is the farewell to slow peers
+    if tokio::time::timeout_at(deadline, connections.wait()).await.is_err() {
+        warn!("connections are still open at the end of the drain time");
+    }
+    if !claims.drain(deadline).await {
+        warn!("not all ends are durable at the end of the drain time; they are in the ends log");
+    }
+}
+
+/// A token that SIGTERM or SIGINT cancels; a second signal ends the process.
+pub(crate) fn stop_signal() -> anyhow::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    #[expect(clippy::disallowed_methods, reason = "it lives as long as the process: nothing awaits it")]
+    tokio::spawn(async move {
+        tokio::select! {
+            _got = terminate.recv() => {}
+            _got = interrupt.recv() => {}
+        }
+        cancelled.cancel();
+        tokio::select! {
+            _got = terminate.recv() => {}
+            _got = interrupt.recv() => {}
+        }
+        warn!("second signal: exiting at once");
+        std::process::exit(1);
+    });
+    Ok(token)
+}
+
+async fn connect(args: &RunArgs) -> anyhow::Result<(Client, String)> {
+    let mut config = match &args.kubeconfig {
+        Some(file) => {
+            let kubeconfig = Kubeconfig::read_from(file)
+                .with_context(|| format!("failed to read --kubeconfig {}", file.display()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+        }
+        None => Config::incluster().context("not in a pod; name a cluster with --kubeconfig")?,
+    };
+    // one layer retries: the claims, each with its own deadline
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // longer than any watch, which the server ends after 5 minutes
+    config.read_timeout = Some(Duration::from_secs(330));
+    config.write_timeout = Some(Duration::from_secs(10));
+    let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    Ok((Client::try_from(config)?, namespace))
+}

@@ -1,0 +1,159 @@
+//! What every connection of a node shares, and the sockets that the node serves.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+use ledger::Store;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission::{Admission, Apps},
+    claim::Claims,
+    cli::NodeArgs,
+    hub::Hub,
+    listener::{self, Pending},
+    metrics::{Metrics, Protocol},
+    tls,
+};
+
+/// What every connection of a node shares.
+#[derive(Debug)]
+pub struct Node<S> {
+    pub admission: Admission<S>,
+    pub claims: Claims<S>,
+    pub hub: Hub,
+    pub metrics: Metrics,
+    pub pending: Pending,
+    pub publisher_timeout: Duration,
+    /// Cancelled when the node begins to shut down.
+    pub shutdown: CancellationToken,
+}
+
+impl<S: Store> Node<S> {
+    /// Puts a node together.
+    #[must_use]
+    pub fn new(
+        store: S,
+        namespace: String,
+        apps: Apps,
+        claims: Claims<S>,
+        metrics: Metrics,
+        args: &NodeArgs,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let hub = Hub::default();
+        let admission = Admission::new(store, namespace, apps, hub.clone(), claims.clone(), metrics.clone());
+        let publisher_timeout = args.publisher_timeout();
+        Self { admission, claims, hub, metrics, pending: Pending::default(), publisher_timeout, shutdown }
+    }
+}
+
+/// The bound sockets of a node.
+#[derive(Debug)]
+pub struct Sockets {
+    http: TcpListener,
+    media: MediaSockets,
+}
+
+/// Those of them that carry media.
+#[derive(Debug)]
+pub struct MediaSockets {
+    rtmp: TcpListener,
+    rtmps: Option<(TcpListener, Acceptor)>,
+}
+
+/// A TLS acceptor, which has no `Debug` of its own.
+struct Acceptor(TlsAcceptor);
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsAcceptor")
+    }
+}
+
+/// Where a node is served, as in the ready file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Addresses {
+    pub http: SocketAddr,
+    pub rtmp: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtmps: Option<SocketAddr>,
+}
+
+impl Sockets {
+    /// Binds all addresses of the flags.
+    ///
+    /// # Errors
+    /// When one cannot be bound, with its flag; when the certificate cannot be read.
+    pub fn bind(args: &NodeArgs) -> anyhow::Result<Self> {
+        let http = bind("--http-address", args.http_address)?;
+        let rtmp = bind("--rtmp-address", args.rtmp_address)?;
+        let rtmps = match (args.rtmps_address, &args.tls_cert, &args.tls_key) {
+            (Some(address), Some(cert), Some(key)) => {
+                let acceptor = tls::acceptor(cert, key)?;
+                Some((bind("--rtmps-address", address)?, Acceptor(acceptor)))
+            }
+            (None, _, _) | (Some(_), None, _) | (Some(_), _, None) => None, // the command line allows no half of it
+        };
+        Ok(Self { http, media: MediaSockets { rtmp, rtmps } })
+    }
+
+    /// The addresses that were bound.
+    ///
+    /// # Errors
+    /// When the system does not know them.
+    pub fn addresses(&self) -> io::Result<Addresses> {
+        let rtmps = self.media.rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
+        Ok(Addresses { http: self.http.local_addr()?, rtmp: self.media.rtmp.local_addr()?, rtmps })
+    }
+
+    /// Takes HTTP's socket and media's apart.
+    #[must_use]
+    pub fn split(self) -> (TcpListener, MediaSockets) {
+        (self.http, self.media)
+    }
+}
+
+impl MediaSockets {
+    /// Serves them until the node shuts down; connections are tasks of `tasks`.
+    pub fn serve<S: Store>(self, node: &Arc<Node<S>>, tasks: &TaskTracker) {
+        let Self { rtmp, rtmps } = self;
+        tasks.spawn(listener::serve(rtmp, None, Protocol::Rtmp, Arc::clone(node), tasks.clone()));
+        if let Some((rtmps, Acceptor(acceptor))) = rtmps {
+            tasks.spawn(listener::serve(rtmps, Some(acceptor), Protocol::Rtmps, Arc::clone(node), tasks.clone()));
+        }
+    }
+}
+
+fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listener::bind(address)
+        .with_context(|| format!("failed to listen on {address}; choose another address with {flag}"))
+}
+
+/// Writes the ready file: readers see nothing or all of it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_ready_file(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
+    let write = || -> io::Result<()> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let new = path.with_file_name(name);
+        let mut file = fs::File::create(&new)?;
+        serde_json::to_writer(&mut file, addresses)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().with_context(|| format!("failed to write --ready-file {}", path.display()))
+}

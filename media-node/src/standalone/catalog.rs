@@ -1,0 +1,123 @@
+//! What flags and manifests say: MediaPools and Secrets, in memory, said anew at each start.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use anyhow::Context;
+use kube::ResourceExt;
+use ledger::SqliteStore;
+use tallylight_crds::{Broadcast, HookUrlSource, MediaPool, MediaPoolSpec, SecretKeyRef, hook_url};
+use webhook::{
+    ResolveError, Resolver, Settings,
+    settings::{UrlSource, url_source},
+};
+
+use super::NAMESPACE;
+use crate::{admission::Apps, cli::StandaloneArgs};
+
+/// Name of the pool that the flags make.
+pub(super) const DEFAULT_POOL: &str = "default";
+
+/// MediaPools and Secrets. Clones share them.
+#[derive(Clone)]
+pub(super) struct Catalog {
+    store: SqliteStore,
+    apps: Apps,
+    flags: Arc<MediaPool>,
+    content: Arc<RwLock<Content>>,
+}
+
+#[derive(Default)]
+struct Content {
+    pools: BTreeMap<String, MediaPool>,
+    secrets: BTreeMap<String, Secret>,
+}
+
+/// The data of a Secret. `Debug` prints its keys.
+#[derive(Clone, Default, PartialEq)]
+pub(super) struct Secret(pub(super) BTreeMap<String, String>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.keys().map(|key| (key, "***"))).finish()
+    }
+}
+
+/// The pool that the flags make.
+pub(super) fn default_pool(args: &StandaloneArgs) -> anyhow::Result<MediaPool> {
+    if let Some(url) = &args.listener_hook_url {
+        // a flag is as secret as this machine: a URL with credentials is taken here
+        hook_url(url, HookUrlSource::Secret).context("--listener-hook-url cannot be used")?;
+    }
+    let spec = MediaPoolSpec {
+        app: args.node.app.clone(),
+        listener_hook_url: args.listener_hook_url.clone(),
+        hooks: None,
+        admission: args.admission.into(),
+    };
+    let mut pool = MediaPool::new(DEFAULT_POOL, spec);
+    pool.metadata.namespace = Some(NAMESPACE.to_owned());
+    Ok(pool)
+}
+
+impl Catalog {
+    /// Begins with what the flags say.
+    pub(super) fn new(store: SqliteStore, apps: Apps, flags: MediaPool) -> Self {
+        let catalog = Self { store, apps, flags: Arc::new(flags), content: Arc::default() };
+        catalog.set(Vec::new(), BTreeMap::new());
+        catalog
+    }
+
+    /// Replaces what the manifests say. A pool of the flags' name takes the flags' place. Returns the pools that are left
+    /// out, because another has their application.
+    pub(super) fn set(&self, pools: Vec<MediaPool>, secrets: BTreeMap<String, Secret>) -> Vec<String> {
+        let named = |name: &str| pools.iter().any(|pool| pool.name_any() == name);
+        let flags = (!named(DEFAULT_POOL)).then(|| MediaPool::clone(&self.flags));
+        let (mut by_name, mut apps, mut left_out) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for pool in flags.into_iter().chain(pools) {
+            let name = pool.name_any();
+            if let Some(other) = apps.get(&pool.spec.app) {
+                left_out.push(format!("MediaPool {name}: its app {} is that of the MediaPool {other}", pool.spec.app));
+                continue;
+            }
+            apps.insert(pool.spec.app.clone(), name.clone());
+            by_name.insert(name, pool);
+        }
+        self.store.set_pools(by_name.values().cloned());
+        self.apps.set(apps);
+        *self.content.write().unwrap_or_else(PoisonError::into_inner) = Content { pools: by_name, secrets };
+        left_out
+    }
+
+    /// The names of all pools.
+    pub(super) fn pools(&self) -> Vec<String> {
+        self.read(|content| content.pools.keys().cloned().collect())
+    }
+
+    /// The text in a Secret; files end in a line feed that is not meant.
+    pub(super) fn secret(&self, wanted: &SecretKeyRef) -> Option<String> {
+        self.read(|content| {
+            let text = content.secrets.get(&wanted.name)?.0.get(&wanted.key)?;
+            Some(text.trim_end_matches(['\r', '\n']).to_owned())
+        })
+    }
+
+    fn read<T>(&self, take: impl FnOnce(&Content) -> T) -> T {
+        take(&self.content.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Resolver for Catalog {
+    async fn settings(&self, broadcast: &Broadcast) -> Result<Settings, ResolveError> {
+        let pool = self.read(|content| content.pools.get(&broadcast.spec.pool).cloned());
+        let pool = pool.ok_or(ResolveError::PoolMissing)?;
+        let secret = match url_source(broadcast, &pool.spec) {
+            Some(UrlSource::Secret(key)) => self.secret(key),
+            Some(UrlSource::Spec(_)) | None => None,
+        };
+        Settings::of(broadcast, &pool.spec, secret.as_deref())
+    }
+}
