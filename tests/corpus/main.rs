@@ -1,5 +1,7 @@
 //! Replays the committed fuzz corpus with the stable compiler, so that what fuzzing once found stays fixed.
 
+#[path = "../fuzz/rest_targets.rs"]
+mod rest_targets;
 #[path = "../fuzz/rtmp_targets.rs"]
 mod rtmp_targets;
 
@@ -35,6 +37,14 @@ fn flv_tags_of_the_corpus_break_no_rule() {
     for (path, input) in corpus("flv_tag") {
         println!("{}", path.display());
         rtmp_targets::flv_tag(&input);
+    }
+}
+
+#[test]
+fn rest_requests_of_the_corpus_break_no_rule() {
+    for (path, input) in corpus("rest_json") {
+        println!("{}", path.display());
+        rest_targets::rest_json(&input);
     }
 }
 
