@@ -6,7 +6,7 @@ cargo_deny_version := 0.20.2
 cargo_deny := $(TALLYLIGHT_CACHE)/tools/cargo-deny-$(cargo_deny_version)/bin/cargo-deny
 helm := $(or $(KUBE_ASSETS),$(TALLYLIGHT_CACHE)/bin)/helm
 
-.PHONY: test test-unit check fix crds bench fuzz advisories setup
+.PHONY: test test-unit check fix crds bench fuzz advisories setup demo-clip
 
 # Sets up what the tests need, then runs every one and prints the counts.
 test: setup binaries
@@ -48,7 +48,7 @@ advisories: $(cargo_deny)
 setup:
 	tests/setup.sh
 
-.PHONY: binaries
+.PHONY: binaries demo-clip
 binaries:
 	cargo build --locked --package tallylight-operator --package tallylight-media-node
 
@@ -56,3 +56,7 @@ $(cargo_deny):
 	CARGO_TARGET_DIR=$(TALLYLIGHT_CACHE)/tools/.cargo-deny-target cargo install --locked --quiet cargo-deny \
 	  --version $(cargo_deny_version) --root $(TALLYLIGHT_CACHE)/tools/cargo-deny-$(cargo_deny_version)
 	rm -rf $(TALLYLIGHT_CACHE)/tools/.cargo-deny-target
+
+# Makes the clip of `standalone --demo` anew; needs ffmpeg with drawtext, and fonts.
+demo-clip:
+	media-node/assets/clip.sh

@@ -7,6 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config;
 
+/// Folder of a node that is told no other.
+pub const DEFAULT_DATA_DIR: &str = "./tallylight-data";
+
 /// Takes live streams in, plays them out, and reports their state.
 #[derive(Debug, Parser)]
 #[command(name = "tallylight-media-node", version, args_override_self = true)]
@@ -31,7 +34,7 @@ pub struct NodeArgs {
     #[arg(long, env = "TALLYLIGHT_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Folder of everything that must survive a restart
-    #[arg(long, env = "TALLYLIGHT_DATA_DIR", value_name = "DIR", default_value = "./tallylight-data")]
+    #[arg(long, env = "TALLYLIGHT_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
     /// Application: the first path segment of publish, play and REST addresses
     #[arg(long, env = "TALLYLIGHT_APP", value_name = "NAME", default_value = tallylight_crds::DEFAULT_APP)]

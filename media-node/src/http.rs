@@ -1,8 +1,11 @@
 //! Health and metrics over HTTP, and beside them what a subcommand serves there.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use axum::{
@@ -54,7 +57,10 @@ async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
 
 /// Serves until the token is cancelled.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, until: CancellationToken) {
-    if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(until.cancelled_owned()).await {
+    if let Err(error) = axum::serve(listener, routes.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(until.cancelled_owned())
+        .await
+    {
         error!(%error, "HTTP is no longer served");
     }
 }

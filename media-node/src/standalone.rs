@@ -1,10 +1,6 @@
 //! `standalone`: a whole server in one process, over SQLite. Wires the parts together and takes them apart in order.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ledger::SqliteStore;
@@ -22,12 +18,15 @@ use crate::{
     listener,
     metrics::Metrics,
     run::{stop_media, stop_signal},
-    server::{self, Addresses, Node, Sockets},
+    server::{self, Node, Sockets},
 };
 
+mod announce;
 mod catalog;
+mod demo;
 mod follow;
 mod manifests;
+mod rest_api;
 
 use catalog::Catalog;
 
@@ -36,12 +35,17 @@ pub(crate) const NAMESPACE: &str = "default";
 /// The one node.
 const NODE: &str = "standalone";
 
+/// Longest wait at the end for receivers to take the sessions' ends.
+const LAST_DELIVERIES: Duration = Duration::from_secs(1);
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// When the server cannot start.
-pub async fn run(args: StandaloneArgs) -> anyhow::Result<()> {
+pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
     let stop = stop_signal()?;
+    let (receiver, _scratch) = if args.demo { demo::prepare(&mut args).await? } else { (None, None) };
     listener::raise_file_limit();
     let data_dir = DataDir::open(&args.node.data_dir)?;
     let sockets = Sockets::bind(&args.node)?;
@@ -75,19 +79,32 @@ pub async fn run(args: StandaloneArgs) -> anyhow::Result<()> {
     }
     let readiness = Readiness::default();
     let (http_listener, media) = sockets.split();
-    background.spawn(http::serve(http_listener, http::routes(registry, readiness.clone()), end.clone()));
+    let rest = rest_api::routes(&args, store.clone(), catalog, &addresses)?;
+    let routes = http::routes(registry, readiness.clone()).merge(rest);
+    background.spawn(http::serve(http_listener, routes, end.clone()));
     let node =
         Node::new(store.clone(), NAMESPACE.to_owned(), apps, claims.clone(), metrics, &args.node, shutdown.clone());
     media.serve(&Arc::new(node), &connections);
     readiness.set(true);
-    announce(&args, &addresses)?;
+    info!(rtmp = %addresses.rtmp, http = %addresses.http, "serving");
+    announce::print(&announce::addresses(&addresses, &args.node.app, args.demo));
+    if let Some(receiver) = receiver {
+        background.spawn(receiver.run(started, end.clone()));
+    }
+    if args.demo {
+        background.spawn(demo::show(addresses.rtmp, args.node.app.clone(), shutdown.clone()));
+    }
+    if let Some(file) = &args.node.ready_file {
+        server::write_ready_file(file, &addresses)?;
+    }
 
     stop.cancelled().await;
     let deadline = Instant::now() + args.node.drain();
     info!("shutting down");
     readiness.set(false);
     stop_media(&shutdown, &connections, &claims, deadline).await;
-    // the ends that were just written get one try at their receiver; the rest is delivered at the next start
+    // what a receiver does not take now is delivered at the next start
+    let _delivered = tokio::time::timeout(LAST_DELIVERIES, follow::delivered(&store)).await;
     deliveries.cancel();
     end.cancel();
     background.close();
@@ -96,31 +113,4 @@ pub async fn run(args: StandaloneArgs) -> anyhow::Result<()> {
     }
     store.close().await;
     Ok(())
-}
-
-/// Says where the server is, to people and to programs.
-fn announce(args: &StandaloneArgs, addresses: &Addresses) -> anyhow::Result<()> {
-    info!(rtmp = %addresses.rtmp, http = %addresses.http, "serving");
-    let app = &args.node.app;
-    let rtmp = reachable(addresses.rtmp);
-    let http = reachable(addresses.http);
-    let mut lines = format!(
-        "publish  rtmp://{rtmp}/{app}/STREAM      (OBS: server rtmp://{rtmp}/{app}, stream key STREAM)\n\
-         play     rtmp://{rtmp}/{app}/STREAM\n\
-         http     http://{http}/metrics\n"
-    );
-    if let Some(rtmps) = addresses.rtmps {
-        lines += &format!("publish  rtmps://{}/{app}/STREAM\n", reachable(rtmps));
-    }
-    // a standard output that is closed is no reason not to serve
-    let _printed = io::stdout().lock().write_all(lines.as_bytes());
-    if let Some(file) = &args.node.ready_file {
-        server::write_ready_file(file, addresses)?;
-    }
-    Ok(())
-}
-
-/// An address that can be typed: all interfaces are reached at this machine's loopback.
-fn reachable(address: std::net::SocketAddr) -> String {
-    if address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
 }

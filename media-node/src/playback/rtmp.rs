@@ -5,7 +5,10 @@ use std::{pin::pin, time::Duration};
 use bytes::Bytes;
 use ledger::Store;
 use media_core::fanout::{Batch, Item, Read};
-use rtmp::server::{Event, Request};
+use rtmp::{
+    chunk::{PLAYER_STREAM, write_message},
+    server::{Event, Request},
+};
 use tallylight_crds::StreamId;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
@@ -167,13 +170,10 @@ impl<I: Io, S: Store> Playing<'_, I, S> {
 
 /// The bytes of a packet for players: made once, unless its time is another here.
 fn wire(item: &Item) -> Bytes {
-    /// The message stream that every server session hands out.
-    const MESSAGE_STREAM: u32 = 1;
-
     if item.time == item.packet.time {
-        item.packet.wire(|p| rtmp::chunk::write_message(&message(p, p.time), MESSAGE_STREAM)).clone()
+        item.packet.wire(|p| write_message(&message(p, p.time), PLAYER_STREAM)).clone()
     } else {
-        rtmp::chunk::write_message(&message(&item.packet, item.time), MESSAGE_STREAM)
+        write_message(&message(&item.packet, item.time), PLAYER_STREAM)
     }
 }
 

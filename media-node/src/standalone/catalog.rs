@@ -97,6 +97,14 @@ impl Catalog {
         self.read(|content| content.pools.keys().cloned().collect())
     }
 
+    /// The pool of an application, and its hook URL.
+    pub(super) fn of_app(&self, app: &str) -> Option<(String, Option<String>)> {
+        self.read(|content| {
+            let (name, pool) = content.pools.iter().find(|(_, pool)| pool.spec.app == app)?;
+            Some((name.clone(), pool.spec.listener_hook_url.clone()))
+        })
+    }
+
     /// The text in a Secret; files end in a line feed that is not meant.
     pub(super) fn secret(&self, wanted: &SecretKeyRef) -> Option<String> {
         self.read(|content| {

@@ -27,6 +27,21 @@ pub(super) struct Follower {
     dispatcher: Dispatcher<SqliteStore, Catalog>,
 }
 
+/// Waits until no event waits for its receiver any more.
+pub(super) async fn delivered(store: &SqliteStore) {
+    loop {
+        let mut changes = store.subscribe();
+        let waits = |b: &Broadcast| b.status.as_ref().is_some_and(|s| !s.hooks.pending.is_empty());
+        match store.list().await {
+            Ok(all) if all.iter().any(waits) => {}
+            Ok(_) | Err(_) => return,
+        }
+        if let Err(RecvError::Closed) = changes.recv().await {
+            return;
+        }
+    }
+}
+
 impl Follower {
     pub(super) fn new(
         store: SqliteStore,

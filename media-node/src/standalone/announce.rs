@@ -1,0 +1,58 @@
+//! Tells people where the server is, on standard output.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+};
+
+use super::demo;
+use crate::server::Addresses;
+
+/// Writes text to standard output. Should that be closed, serving goes on.
+pub(super) fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The addresses, and how to use them.
+pub(super) fn addresses(addresses: &Addresses, app: &str, with_demo: bool) -> String {
+    let (rtmp, http) = (reachable(addresses.rtmp), reachable(addresses.http));
+    let stream = if with_demo { demo::STREAM } else { "STREAM" };
+    let mut text = format!(
+        "publish  rtmp://{rtmp}/{app}/STREAM\n\
+         \x20        OBS: service Custom, server rtmp://{rtmp}/{app}, stream key STREAM\n\
+         \x20        ffmpeg -re -i FILE -c copy -f flv rtmp://{rtmp}/{app}/STREAM\n\
+         play     ffplay rtmp://{rtmp}/{app}/{stream}\n\
+         \x20        vlc rtmp://{rtmp}/{app}/{stream}\n\
+         REST     http://{http}/{app}/rest/v2/broadcasts/{stream}\n\
+         metrics  http://{http}/metrics\n"
+    );
+    if let Some(rtmps) = addresses.rtmps {
+        text += &format!("TLS      rtmps://{}/{app}/STREAM\n", reachable(rtmps));
+    }
+    text
+}
+
+/// An address that can be typed: all interfaces are reached at this machine's loopback.
+fn reachable(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_all_interfaces_are_shown_as_one_that_can_be_typed() {
+        let bound = Addresses {
+            http: SocketAddr::from(([127, 0, 0, 1], 5080)),
+            rtmp: SocketAddr::from(([0, 0, 0, 0], 1935)),
+            rtmps: None,
+        };
+
+        let text = addresses(&bound, "LiveApp", false);
+
+        assert!(text.contains("rtmp://localhost:1935/LiveApp/STREAM"), "{text}");
+        assert!(text.contains("http://127.0.0.1:5080/LiveApp/rest"), "{text}");
+    }
+}
