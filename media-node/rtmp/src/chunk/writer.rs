@@ -18,13 +18,17 @@ pub const PLAYER_STREAM: u32 = crate::connection::MESSAGE_STREAM;
 /// From this value on a timestamp moves to the extended field (§5.3.1.3).
 const EXTENDED_TIMESTAMP: u32 = 0x00FF_FFFF;
 
+/// The longest message that the length field can say, in bytes.
+const MAX_MESSAGE: usize = 0x00FF_FFFF;
+
 /// The longest header: basic (1), message (11), extended timestamp (4).
 const MAX_HEADER_BYTES: usize = 16;
 
 /// Serialises one media message for every peer that was told [`OUTGOING_CHUNK_SIZE`]: for players of our server on
 /// [`PLAYER_STREAM`], for a server on the message stream that it gave.
 ///
-/// This copies the payload once; clone the result for each peer.
+/// This copies the payload once; clone the result for each peer. No RTMP message is longer than 16 MiB - 1: of a longer
+/// payload that much is written, a broken frame that leaves the connection whole.
 pub fn write_message(message: &Message, message_stream: u32) -> Bytes {
     let (chunk_stream, message_type) = match message.kind {
         Kind::Audio => (4, message_type::AUDIO),
@@ -54,14 +58,14 @@ pub(crate) fn control(message_type: u8) -> Header {
 
 /// Appends a message in chunks of `chunk_size` bytes to `output`.
 pub(crate) fn write(output: &mut BytesMut, header: Header, payload: &[u8], chunk_size: usize) {
+    let payload = payload.get(..MAX_MESSAGE).unwrap_or(payload);
     let extended = (header.timestamp >= EXTENDED_TIMESTAMP).then_some(header.timestamp);
     let chunks = payload.len().div_ceil(chunk_size.max(1));
     output.reserve(MAX_HEADER_BYTES.saturating_add(payload.len()).saturating_add(chunks.saturating_mul(5)));
 
     output.put_u8(header.chunk_stream);
     output.put_uint(u64::from(header.timestamp.min(EXTENDED_TIMESTAMP)), 3);
-    // a payload is at most 16 MiB - 1, as readers refuse more; a longer one would be cut off here by its length field
-    output.put_uint(payload.len() as u64 & 0x00FF_FFFF, 3);
+    output.put_uint(payload.len() as u64, 3);
     output.put_u8(header.message_type);
     output.put_u32_le(header.message_stream);
     if let Some(extended) = extended {
@@ -101,5 +105,14 @@ mod tests {
             output,
             &[4, 0xFF, 0xFF, 0xFF, 0, 0, 3, 8, 1, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 1, 2, 0xC4, 0, 0xFF, 0xFF, 0xFF, 3][..]
         );
+    }
+
+    #[test]
+    fn a_payload_beyond_the_length_field_is_cut_off_and_what_follows_stays_readable() {
+        let mut output = BytesMut::new();
+        write(&mut output, control(1), &vec![7; MAX_MESSAGE + 5], usize::MAX);
+
+        assert_eq!(output.get(4..7), Some(&[0xFF, 0xFF, 0xFF][..]));
+        assert_eq!(output.len(), 12 + MAX_MESSAGE);
     }
 }
