@@ -75,7 +75,7 @@ pub(crate) async fn run(
             _ = probes.tick() => probe(&client, &nodes).await,
         };
         for change in found {
-            tracing::info!(?change, "media node changed");
+            log(&change);
             if changes.send(change).await.is_err() {
                 return; // the controller has ended
             }
@@ -158,6 +158,13 @@ async fn probe(client: &Client, nodes: &SharedNodes) -> Vec<Change> {
     }
     changes.extend(nodes.lock().expire());
     changes
+}
+
+fn log(change: &Change) {
+    match change {
+        Change::Found { node, pool } => tracing::info!(%node, pool, "node.found"),
+        Change::Lost { node, pool, cause } => tracing::info!(%node, pool, ?cause, "node.lost"),
+    }
 }
 
 fn observe(nodes: &mut Nodes, lease: &Lease, now: Instant) -> Option<Change> {

@@ -1,13 +1,19 @@
-//! Logs: to standard error, filtered by `RUST_LOG` (`info` without it).
+//! Logs: to standard error, filtered by `RUST_LOG`.
+
+use std::io::IsTerminal as _;
 
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::cli::LogFormat;
 
+/// Without `RUST_LOG`: our own lines, without the spans that the runtime puts around each reconcile.
+const FILTER: &str = "info,kube_runtime=warn";
+
 /// Installs the log writer; the first call in a process wins.
 pub(crate) fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
+    let colours = std::io::stderr().is_terminal();
+    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(colours);
     let installed = match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

@@ -221,7 +221,7 @@ impl Clock for FastClock {
 
     fn sleep_until(&self, due: Timestamp) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let wait = due.duration_since(self.now()).checked_div(SPEED).unwrap();
-        Box::pin(tokio::time::sleep_until(tokio::time::Instant::now() + wait.try_into().unwrap_or_default()))
+        Box::pin(tokio::time::sleep_until(Instant::now() + wait.try_into().unwrap_or_default()))
     }
 }
 
