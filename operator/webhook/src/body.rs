@@ -45,6 +45,9 @@ struct Fields<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: &'a BTreeMap<String, String>,
     event_id: String,
+    /// Whose `sequence` it is: a Broadcast that was deleted and made again counts from 1 again, under the same `id`.
+    #[serde(rename = "broadcastUID")]
+    broadcast_uid: &'a str,
     session: i64,
     sequence: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +66,7 @@ impl<'a> Fields<'a> {
             timestamp: event.time.as_millisecond().to_string(),
             metadata: &broadcast.spec.metadata,
             event_id: ledger::event_id(uid, event).to_string(),
+            broadcast_uid: uid,
             session: event.session,
             sequence: event.sequence,
             reason: event.reason.map(tallylight_crds::Reason::as_str),
@@ -70,8 +74,20 @@ impl<'a> Fields<'a> {
     }
 
     fn form(&self) -> String {
-        let Self { id, action, stream_name, category, app, timestamp, metadata, event_id, session, sequence, reason } =
-            self;
+        let Self {
+            id,
+            action,
+            stream_name,
+            category,
+            app,
+            timestamp,
+            metadata,
+            event_id,
+            broadcast_uid,
+            session,
+            sequence,
+            reason,
+        } = self;
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("id", id).append_pair("action", action);
         if let Some(name) = stream_name {
@@ -85,6 +101,7 @@ impl<'a> Fields<'a> {
             form.append_pair("metadata", &json(metadata));
         }
         form.append_pair("eventId", event_id)
+            .append_pair("broadcastUID", broadcast_uid)
             .append_pair("session", &session.to_string())
             .append_pair("sequence", &sequence.to_string());
         if let Some(reason) = reason {
