@@ -74,10 +74,7 @@ impl Events {
                 let note = format!("a hook was not delivered ({class}); it is tried again until it is");
                 (EventType::Warning, "HookFailing", note)
             }
-            ReportKind::Recovered => {
-                let note = format!("a hook was delivered at attempt {}", report.attempt);
-                (EventType::Normal, "HookRecovered", note)
-            }
+            ReportKind::Recovered => (EventType::Normal, "HookRecovered", "hooks are delivered again".to_owned()),
             ReportKind::Gone => {
                 let note = "the endpoint answered 410: nothing is sent to it until the spec changes".to_owned();
                 (EventType::Warning, "HookEndpointGone", note)

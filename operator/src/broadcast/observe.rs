@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
 use serde_json::json;
 use tallylight_crds::{
-    Broadcast, BroadcastState, BroadcastStatus, Condition, ConditionStatus, HookUrlSource, LaneState, SessionState,
-    StreamId, hook_url, set_condition,
+    Broadcast, BroadcastState, BroadcastStatus, Condition, ConditionStatus, HookUrlSource, Lane, LaneState,
+    SessionState, StreamId, hook_url, set_condition,
 };
 
 /// What a Broadcast depends on, as it was found.
@@ -187,29 +187,31 @@ fn hooks_delivered(status: &BroadcastStatus) -> Finding {
         return finding("HooksDelivered", true, "AllDelivered", "no event waits");
     }
     let lane = status.hooks.lane.as_ref();
-    let error = lane.and_then(|lane| lane.last_error.as_deref()).unwrap_or("unknown");
+    let waits = if waiting == 1 { "1 event waits".to_owned() } else { format!("{waiting} events wait") };
     match lane.map(|lane| lane.state) {
-        Some(LaneState::Backoff) => finding(
-            "HooksDelivered",
-            false,
-            "Backoff",
-            format!("{waiting} events wait; the last attempt failed: {error}"),
-        ),
+        Some(LaneState::Backoff) => {
+            finding("HooksDelivered", false, "Backoff", format!("{waits}; the last attempt failed: {}", failure(lane)))
+        }
         Some(LaneState::Gone) => finding(
             "HooksDelivered",
             false,
             "EndpointGone",
-            format!("{waiting} events wait; the endpoint answered 410: change the URL to send them"),
+            format!("{waits}; the endpoint answered 410: change the URL to send them"),
         ),
-        Some(LaneState::Idle) | None => {
-            finding("HooksDelivered", false, "Delivering", format!("{waiting} events are on their way"))
-        }
+        Some(LaneState::Idle) | None => finding("HooksDelivered", false, "Delivering", format!("{waits} to be sent")),
     }
+}
+
+/// The status that the receiver answered, or why it did not.
+fn failure(lane: Option<&Lane>) -> String {
+    let status = lane.and_then(|lane| lane.last_status).map(|status| format!("HTTP {status}"));
+    let class = || lane.and_then(|lane| lane.last_error.clone());
+    status.or_else(class).unwrap_or_else(|| "unknown".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use tallylight_crds::{BroadcastSpec, Lane};
+    use tallylight_crds::BroadcastSpec;
 
     use super::*;
 

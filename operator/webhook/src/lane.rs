@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use ledger::Input;
 use tallylight_crds::{Broadcast, Event, Lane as Written, LaneState};
 
@@ -212,7 +212,7 @@ impl Lane {
             Verdict::Retry(wish) => {
                 self.failures = self.failures.saturating_add(1);
                 let id = ledger::event_id(&self.uid, &event);
-                let due = now.saturating_add(schedule::delay(id, self.failures, wish)).unwrap_or(Timestamp::MAX);
+                let due = whole_millisecond(now, schedule::delay(id, self.failures, wish));
                 self.phase = Phase::Backoff { due };
                 self.between = self.failed(LaneState::Backoff, Some(due), outcome);
                 let turn = if was_failing { Turn::None } else { Turn::Failing };
@@ -305,6 +305,12 @@ impl Lane {
             observed_generation: self.generation,
         }
     }
+}
+
+/// When the wait is over, in a time that reads well in a status: nothing here happens by the nanosecond.
+fn whole_millisecond(now: Timestamp, wait: SignedDuration) -> Timestamp {
+    let due = now.saturating_add(wait).unwrap_or(Timestamp::MAX);
+    Timestamp::from_millisecond(due.as_millisecond().saturating_add(1)).unwrap_or(due)
 }
 
 fn idle() -> Written {
