@@ -12,9 +12,10 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${TALLYLIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tallylight}
 
-# ffmpeg and ffprobe publish and play; rtmp2sink and rtmp2src are in bad, flvmux in good, x264enc in ugly, decoders in libav.
+# python3 runs the receiver of docs/webhooks.md. ffmpeg and ffprobe publish and play; rtmp2sink and rtmp2src are in bad, flvmux in
+# good, x264enc in ugly, decoders in libav.
 packages=(ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
-  gstreamer1.0-plugins-ugly gstreamer1.0-libav)
+  gstreamer1.0-plugins-ugly gstreamer1.0-libav python3)
 # The oldest kubectl that prints what the tests read (subresources, selectable fields).
 kubectl_minor=28
 

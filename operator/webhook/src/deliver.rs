@@ -262,4 +262,6 @@ impl Clock for SystemClock {
 }
 
 #[cfg(test)]
+mod documented_receiver;
+#[cfg(test)]
 mod tests;

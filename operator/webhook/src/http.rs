@@ -167,4 +167,6 @@ impl Resolve for SystemDns {
 }
 
 #[cfg(test)]
+pub(crate) mod receiver;
+#[cfg(test)]
 mod tests;

@@ -11,8 +11,6 @@ pub mod deliver;
 pub mod endpoint;
 pub mod http;
 pub mod lane;
-#[cfg(test)]
-mod receiver;
 pub mod schedule;
 pub mod settings;
 pub mod verdict;

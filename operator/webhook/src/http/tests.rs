@@ -9,8 +9,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::*;
-use crate::receiver::{Answer, Receiver};
+use super::{
+    receiver::{Answer, Receiver},
+    *,
+};
 
 const OK: Outcome = Outcome::Answered { status: 200, retry_after: None };
 
