@@ -18,10 +18,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     broadcast::{self, Guarded},
-    health::{Health, Place, Watch},
+    deliver::Dispatcher,
+    health::{Health, Watch},
     metrics::Metrics,
     nodes::Change,
-    run::{Dispatcher, Scope},
+    scope::{Place, Scope},
 };
 
 /// Reconciles at once: each is one or two requests, and more would only queue up at the API server.

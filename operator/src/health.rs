@@ -9,6 +9,8 @@ use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, rou
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::sync::watch;
 
+use crate::scope::Place;
+
 /// What the pages show.
 #[derive(Clone)]
 pub(crate) struct Health {
@@ -16,9 +18,6 @@ pub(crate) struct Health {
     /// What has not listed yet.
     missing: watch::Sender<BTreeSet<(Watch, Place)>>,
 }
-
-/// A watched namespace; `None` when one watch covers all.
-pub(crate) type Place = Option<String>;
 
 /// The watches that must have listed once, in each namespace, before the operator is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,6 +4,7 @@ mod broadcast;
 mod cli;
 mod controllers;
 mod crd;
+mod deliver;
 mod events;
 mod health;
 mod metrics;
@@ -12,6 +13,7 @@ mod nodes;
 mod resolve;
 mod rest_api;
 mod run;
+mod scope;
 mod secrets;
 mod telemetry;
 

@@ -21,9 +21,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    health::Place,
     nodes::{Change, NodeKey, Nodes},
-    run::Scope,
+    scope::{Place, Scope},
 };
 
 /// How often overdue nodes are looked at: often enough that two looks are one contact interval apart.

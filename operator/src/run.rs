@@ -3,10 +3,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use kube::{Api, Client};
+use kube::Client;
 use ledger::KubeStore;
 use prometheus_client::registry::Registry;
-use tallylight_crds::Broadcast;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -14,44 +13,23 @@ use crate::{
     broadcast,
     cli::Run,
     controllers::{self, Controllers, WAKE_UPS},
+    deliver,
     events::{Events, Reports},
-    health::{Health, Place, Watch},
+    health::{Health, Watch},
     metrics::Metrics,
     node_watch::{self, SharedNodes},
-    resolve::{Pools, Resolve},
+    resolve::Pools,
     rest_api,
+    scope::{Place, Scope},
     secrets::Secrets,
 };
 
 /// Longest silence of a request; a watch is silent for up to 290 s.
 const READ_TIMEOUT: Duration = Duration::from_secs(295);
 
-/// The namespaces that are watched; none means all.
-#[derive(Clone)]
-pub(crate) struct Scope(Arc<Vec<String>>);
-
-impl Scope {
-    /// The watched namespaces, or one place that stands for all.
-    fn places(&self) -> Vec<Place> {
-        if self.0.is_empty() { vec![None] } else { self.0.iter().cloned().map(Some).collect() }
-    }
-
-    /// One API a namespace, with its name; a single one without a name for all.
-    pub(crate) fn apis<K>(&self, client: &Client) -> Vec<(Place, Api<K>)>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
-    {
-        let api = |place: &Place| match place {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        };
-        self.places().into_iter().map(|place| (place.clone(), api(&place))).collect()
-    }
-}
-
 pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let client = connect(args.kubeconfig.as_deref()).await?;
-    let scope = Scope(Arc::new(args.watch_namespaces.clone()));
+    let scope = Scope::new(args.watch_namespaces.clone());
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut registry = Registry::with_prefix("tallylight");
@@ -67,13 +45,13 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
         store: store.clone(),
         pools: pools.clone(),
         nodes: nodes.clone(),
-        secrets: secrets.clone(),
+        secrets,
         events: events.clone(),
         metrics: metrics.clone(),
         failures: broadcast::Failures::default(),
     });
     let (reports, reported) = Reports::new(&mut registry);
-    let dispatcher = dispatcher(&args, &context, secrets, reports, &mut registry)?;
+    let dispatcher = deliver::dispatcher(args.hook_ca_file.as_deref(), &context, reports, &mut registry)?;
     let health = Health::new(registry, &scope.places());
 
     let metrics_listener = bind(args.metrics_address, "--metrics-address").await?;
@@ -141,29 +119,6 @@ async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
 /// Who this process is in Events: the pod's name.
 fn instance() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| "tallylight-operator".into())
-}
-
-/// The dispatcher of a cluster.
-pub(crate) type Dispatcher = webhook::Dispatcher<KubeStore, Resolve>;
-
-fn dispatcher(
-    args: &Run,
-    context: &Arc<broadcast::Context>,
-    secrets: Arc<Secrets>,
-    reports: Reports,
-    registry: &mut Registry,
-) -> anyhow::Result<Dispatcher> {
-    let more = args.hook_ca_file.as_deref().map(std::fs::read).transpose().context("failed to read --hook-ca-file")?;
-    let client = webhook::http::Client::new(&more.unwrap_or_default())?;
-    let resolve = Resolve { pools: context.pools.clone(), secrets };
-    let annotate = {
-        let context = context.clone();
-        move |b: &Broadcast, after: &_| context.annotate(b, after)
-    };
-    let report = move |b: &Broadcast, report: &webhook::Report| reports.send(b, report);
-    let options =
-        webhook::Options { annotate: Box::new(annotate), report: Box::new(report), ..webhook::Options::default() };
-    Ok(webhook::Dispatcher::new(context.store.clone(), resolve, client, options, registry))
 }
 
 /// The addresses that were bound, as the ready file has them.
