@@ -66,7 +66,12 @@ pub struct NodeArgs {
     #[arg(long, env = "TALLYLIGHT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
     /// What is logged: a level, or directives such as `info,rtmp=debug`
-    #[arg(long, env = "TALLYLIGHT_LOG_FILTER", value_name = "FILTER", default_value = "info")]
+    #[arg(
+        long,
+        env = "TALLYLIGHT_LOG_FILTER",
+        value_name = "FILTER",
+        default_value = "info,kube_client::client::builder=off"
+    )]
     pub log_filter: String,
     /// File that gets the bound addresses as JSON once all of them are served
     #[arg(long, env = "TALLYLIGHT_READY_FILE", value_name = "FILE")]
