@@ -128,7 +128,7 @@ enum Entry {
 #[derive(Clone)]
 struct News {
     broadcast: Arc<Broadcast>,
-    /// Grows when the lane is to try again at once.
+    /// Grows when the settings may have changed.
     wakes: u64,
 }
 
@@ -182,6 +182,8 @@ impl<S: Store, R: Resolver> Dispatcher<S, R> {
             known: broadcast.clone(),
             gauge: self.0.metrics.gauge(),
             wakes: 0,
+            settings: None,
+            look: true,
             writes_failed: 0,
             write_not_before: None,
         };
@@ -195,7 +197,8 @@ impl<S: Store, R: Resolver> Dispatcher<S, R> {
         self.0.lock().remove(uid);
     }
 
-    /// Lets the waiting and stopped lanes of a MediaPool try again at once: its hook URL or settings have changed.
+    /// Tells that a MediaPool was read, or is gone: those of its lanes that wait, or were stopped, try again at once if their
+    /// settings are others now.
     pub fn wake_pool(&self, namespace: &str, pool: &str) {
         for entry in self.0.lock().values() {
             if let Entry::Active(news) = entry {

@@ -10,7 +10,7 @@ use tallylight_crds::{Broadcast, Event, Lane as Written, LaneState};
 
 use crate::{
     schedule,
-    verdict::{Outcome, Stop, Verdict, judge},
+    verdict::{Failure, Outcome, Stop, Verdict, judge},
 };
 
 /// Delivered events whose acknowledgement is not durable yet. They are sent again, under the same ids, when the process
@@ -259,6 +259,13 @@ impl Lane {
         self.events.len()
     }
 
+    /// Whether the latest attempt failed for want of settings.
+    #[must_use]
+    pub fn is_unresolved(&self) -> bool {
+        let unresolved = [Failure::InvalidUrl, Failure::SecretMissing, Failure::PoolMissing, Failure::Settings];
+        self.between.last_error.as_deref().is_some_and(|class| unresolved.map(Failure::as_str).contains(&class))
+    }
+
     #[must_use]
     pub fn activity(&self) -> Activity {
         match self.phase {
@@ -299,8 +306,7 @@ impl Lane {
             state,
             attempts: i32::try_from(self.failures).unwrap_or(i32::MAX),
             next_attempt_time,
-            // The schema knows 100 to 999, and a receiver may answer what it likes.
-            last_status: outcome.status().filter(|s| (100..=999).contains(s)).map(i32::from),
+            last_status: outcome.status().map(i32::from),
             last_error: Some(outcome.class().to_owned()),
             observed_generation: self.generation,
         }

@@ -10,7 +10,7 @@ const CLIENT_ERROR_WAIT: SignedDuration = SignedDuration::from_mins(1);
 /// How an attempt came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The receiver answered.
+    /// The receiver answered with a status of 100 to 999.
     Answered { status: u16, retry_after: Option<SignedDuration> },
     /// There was no answer, or no request.
     Failed(Failure),

@@ -7,12 +7,10 @@ use tallylight_crds::Broadcast;
 use super::{Resolver, Shared};
 use crate::{
     body::Body,
-    crash,
-    endpoint::Endpoint,
-    http,
+    crash, http,
     lane::Delivery,
-    settings::ResolveError,
-    verdict::{Failure, Outcome},
+    settings::{ResolveError, Settings},
+    verdict::Outcome,
 };
 
 /// Longest wait for the settings: they are in memory, or one read away.
@@ -22,8 +20,8 @@ const RESOLVE: Duration = Duration::from_secs(10);
 pub(super) struct Attempted {
     pub(super) delivery: Delivery,
     pub(super) result: Result<Outcome, Unsent>,
-    /// Where it went, if anywhere.
-    pub(super) endpoint: Option<Endpoint>,
+    /// What it was made with, when that could be had.
+    pub(super) settings: Option<Settings>,
     /// What the request took, without the wait for its turn.
     pub(super) took: Duration,
 }
@@ -35,32 +33,50 @@ pub(super) enum Unsent {
     Filtered,
 }
 
+/// Settles the settings within the deadline.
+pub(super) async fn settings<S, R: Resolver>(
+    shared: Arc<Shared<S, R>>,
+    broadcast: Arc<Broadcast>,
+) -> Result<Settings, ResolveError> {
+    let resolved = tokio::time::timeout(RESOLVE, shared.resolver.settings(&broadcast)).await;
+    resolved.unwrap_or(Err(ResolveError::Unavailable))
+}
+
 pub(super) async fn attempt<S, R: Resolver>(
     shared: Arc<Shared<S, R>>,
     broadcast: Arc<Broadcast>,
     delivery: Delivery,
 ) -> Attempted {
     crash::point(crash::Point::BeforePost);
-    let unsent = |result, delivery| Attempted { delivery, result, endpoint: None, took: Duration::ZERO };
-    let resolved = tokio::time::timeout(RESOLVE, shared.resolver.settings(&broadcast)).await;
-    let settings = match resolved.unwrap_or(Err(ResolveError::Unavailable)) {
+    let settings = match settings(shared.clone(), broadcast.clone()).await {
         Ok(settings) => settings,
-        Err(error) => return unsent(Ok(Outcome::Failed(error.failure())), delivery),
+        Err(error) => {
+            let result = Ok(Outcome::Failed(error.failure()));
+            return Attempted { delivery, result, settings: None, took: Duration::ZERO };
+        }
     };
+    let (result, took) = send(&shared, &broadcast, &delivery, &settings).await;
+    Attempted { delivery, result, settings: Some(settings), took }
+}
+
+async fn send<S, R>(
+    shared: &Shared<S, R>,
+    broadcast: &Broadcast,
+    delivery: &Delivery,
+    settings: &Settings,
+) -> (Result<Outcome, Unsent>, Duration) {
     if !settings.sends(delivery.event.action) {
-        return unsent(Err(Unsent::Filtered), delivery);
+        return (Err(Unsent::Filtered), Duration::ZERO);
     }
-    let Some(endpoint) = settings.endpoint else {
-        return unsent(Err(Unsent::NoEndpoint), delivery);
+    let Some(endpoint) = &settings.endpoint else {
+        return (Err(Unsent::NoEndpoint), Duration::ZERO);
     };
     let uid = broadcast.metadata.uid.as_deref().unwrap_or_default();
-    let body = Body::of(&broadcast, &settings.app, &delivery.event, settings.content_type);
-    let Ok(_turn) = shared.posts.acquire().await else {
-        return unsent(Ok(Outcome::Failed(Failure::Settings)), delivery);
-    };
+    let body = Body::of(broadcast, &settings.app, &delivery.event, settings.content_type);
+    let _turn = shared.posts.acquire().await.expect("the semaphore is never closed");
     let started = tokio::time::Instant::now();
     let request = http::Request {
-        endpoint: &endpoint,
+        endpoint,
         body,
         id: ledger::event_id(uid, &delivery.event),
         timestamp: shared.options.clock.now(),
@@ -70,5 +86,5 @@ pub(super) async fn attempt<S, R: Resolver>(
     if outcome.is_delivered() {
         crash::point(crash::Point::AfterPost);
     }
-    Attempted { delivery, result: Ok(outcome), endpoint: Some(endpoint), took: started.elapsed() }
+    (Ok(outcome), started.elapsed())
 }

@@ -8,12 +8,13 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     News, Report, ReportKind, Resolver, Shared,
-    attempt::{Attempted, attempt},
+    attempt::{Attempted, attempt, settings},
     metrics::LaneGauge,
 };
 use crate::{
     crash,
-    lane::{Lane, Turn},
+    lane::{Activity, Lane, Turn},
+    settings::{ResolveError, Settings},
 };
 
 /// Longest wait for one write; the store's own clients give up sooner.
@@ -36,6 +37,10 @@ pub(super) struct Task<S, R> {
     pub(super) known: Arc<Broadcast>,
     pub(super) gauge: LaneGauge,
     pub(super) wakes: u64,
+    /// The settings of the latest attempt, or as they were found since.
+    pub(super) settings: Option<Settings>,
+    /// Whether to look if the settings have changed.
+    pub(super) look: bool,
     pub(super) writes_failed: u32,
     pub(super) write_not_before: Option<Instant>,
 }
@@ -59,11 +64,13 @@ impl<S: Store, R: Resolver> Task<S, R> {
     pub(super) async fn run(mut self) {
         let mut post: Running<Attempted> = None;
         let mut write: Running<Wrote> = None;
+        let mut look: Running<Result<Settings, ResolveError>> = None;
         let cancel = self.shared.cancel.clone();
         let mut drained = None;
         loop {
             if drained.is_none() {
                 self.start_post(&mut post);
+                self.start_look(&mut look);
             }
             self.start_write(&mut write);
             self.gauge.show(&self.lane);
@@ -74,6 +81,7 @@ impl<S: Store, R: Resolver> Task<S, R> {
             let due = self.due(post.is_some());
             tokio::select! {
                 attempted = finished(&mut post) => self.attempted(&attempted),
+                found = finished(&mut look) => self.found(found),
                 wrote = finished(&mut write) => if self.wrote(wrote) == Flow::End { return },
                 changed = self.news.changed() => match changed {
                     Ok(()) => self.hear(),
@@ -92,6 +100,25 @@ impl<S: Store, R: Resolver> Task<S, R> {
             && let Some(delivery) = self.lane.next_due(self.shared.options.clock.now())
         {
             *post = Some(Box::pin(attempt(self.shared.clone(), self.known.clone(), delivery)));
+        }
+    }
+
+    /// A lane that waits, or was stopped, looks up the settings that an attempt would use: a change of them wakes it.
+    fn start_look(&mut self, look: &mut Running<Result<Settings, ResolveError>>) {
+        if self.look && look.is_none() {
+            self.look = false;
+            if self.lane.activity() != Activity::Delivering {
+                *look = Some(Box::pin(settings(self.shared.clone(), self.known.clone())));
+            }
+        }
+    }
+
+    fn found(&mut self, found: Result<Settings, ResolveError>) {
+        let Ok(found) = found else { return };
+        let changed = self.settings.as_ref().map_or_else(|| self.lane.is_unresolved(), |known| *known != found);
+        self.settings = Some(found);
+        if changed {
+            self.lane.wake();
         }
     }
 
@@ -127,12 +154,13 @@ impl<S: Store, R: Resolver> Task<S, R> {
         }
         if news.wakes != self.wakes {
             self.wakes = news.wakes;
-            self.lane.wake();
+            self.look = true;
         }
     }
 
     fn attempted(&mut self, attempted: &Attempted) {
-        let Attempted { delivery, result, .. } = attempted;
+        let Attempted { delivery, result, settings, .. } = attempted;
+        self.settings.clone_from(settings);
         let now = self.shared.options.clock.now();
         let outcome = match result {
             Ok(outcome) => outcome,
@@ -168,7 +196,8 @@ impl<S: Store, R: Resolver> Task<S, R> {
     }
 
     fn log(&self, attempted: &Attempted, outcome: &crate::verdict::Outcome, next: Option<jiff::Timestamp>) {
-        let Attempted { delivery, endpoint, took, .. } = attempted;
+        let Attempted { delivery, settings, took, .. } = attempted;
+        let endpoint = settings.as_ref().and_then(|settings| settings.endpoint.as_ref());
         let uid = self.known.metadata.uid.as_deref().unwrap_or_default();
         tracing::info!(
             broadcast = %ledger::Key::of(&self.known),
@@ -179,7 +208,7 @@ impl<S: Store, R: Resolver> Task<S, R> {
             attempt = delivery.attempt,
             class = outcome.class(),
             status = outcome.status(),
-            origin = endpoint.as_ref().map(tracing::field::display),
+            origin = endpoint.map(tracing::field::display),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             next_attempt = next.as_ref().map(tracing::field::display),
             "delivery.attempted"

@@ -40,6 +40,8 @@ enum Follow {
 struct Running {
     dispatcher: Dispatcher<Flaky, Pools>,
     registry: Registry,
+    /// How often it has asked for settings.
+    looks: Arc<AtomicU32>,
     cancel: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -82,7 +84,8 @@ impl World {
             ..Options::default()
         };
         let store = Flaky { store: self.store.clone(), failing: self.failing.clone() };
-        let pools = Pools(self.pool.clone());
+        let looks = Arc::new(AtomicU32::new(0));
+        let pools = Pools { pool: self.pool.clone(), looks: looks.clone() };
         let mut registry = Registry::default();
         let dispatcher = Dispatcher::new(store, pools, Client::new(&[]).unwrap(), options, &mut registry);
         let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
@@ -103,7 +106,7 @@ impl World {
         }
         let (runner, token) = (dispatcher.clone(), cancel.clone());
         tasks.spawn(async move { runner.run(token).await });
-        self.running = Some(Running { dispatcher, registry, cancel, tasks });
+        self.running = Some(Running { dispatcher, registry, looks, cancel, tasks });
     }
 
     /// Ends the dispatcher at once, as a crash would.
@@ -184,21 +187,25 @@ impl World {
     /// Waits until the dispatcher holds nothing any more.
     async fn idle(&self) {
         self.no_tasks().await;
-        let wait = async {
-            while !self.running().dispatcher.0.lock().is_empty() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, wait).await.expect("the dispatcher keeps something");
+        self.eventually("it to keep nothing", |running| running.dispatcher.0.lock().is_empty()).await;
     }
 
     async fn no_tasks(&self) {
+        self.eventually("its tasks to end", |running| running.dispatcher.0.tasks.is_empty()).await;
+    }
+
+    /// Waits until the dispatcher has asked that often for settings.
+    async fn looked_up(&self, times: u32) {
+        self.eventually("it to look", |running| running.looks.load(Ordering::Relaxed) >= times).await;
+    }
+
+    async fn eventually(&self, what: &str, holds: impl Fn(&Running) -> bool) {
         let wait = async {
-            while !self.running().dispatcher.0.tasks.is_empty() {
+            while !holds(self.running()) {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(DEADLINE, wait).await.expect("a lane's task goes on");
+        assert!(tokio::time::timeout(DEADLINE, wait).await.is_ok(), "waited in vain for {what}");
     }
 }
 
@@ -225,11 +232,15 @@ impl Clock for FastClock {
     }
 }
 
-struct Pools(Arc<RwLock<MediaPoolSpec>>);
+struct Pools {
+    pool: Arc<RwLock<MediaPoolSpec>>,
+    looks: Arc<AtomicU32>,
+}
 
 impl Resolver for Pools {
     async fn settings(&self, broadcast: &Broadcast) -> Result<Settings, ResolveError> {
-        Settings::of(broadcast, &self.0.read().unwrap(), None)
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        Settings::of(broadcast, &self.pool.read().unwrap(), None)
     }
 }
 
@@ -391,15 +402,52 @@ async fn a_receiver_that_is_gone_is_left_alone_until_the_spec_changes() {
 #[tokio::test]
 async fn a_pool_that_changes_wakes_its_lanes() {
     let (gone, new) = (Receiver::start([Answer::Status(410)]).await, Receiver::start([]).await);
-    let world = World::new(BroadcastSpec::default()).await;
+    let mut world = World::new(BroadcastSpec::default()).await;
     world.pool.write().unwrap().listener_hook_url = Some(gone.url.clone());
     world.publish().await;
     world.until(|hooks| hooks.lane.is_some()).await;
+    world.kill();
+    world.start(Follow::Store).await;
+    world.looked_up(1).await;
     world.pool.write().unwrap().listener_hook_url = Some(new.url.clone());
     world.running().dispatcher.wake_pool("default", "other");
     world.running().dispatcher.wake_pool("default", "main");
     world.acked(1).await;
     assert_eq!((gone.got().len(), new.got().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_pool_that_is_read_again_and_is_the_same_wakes_nothing() {
+    let receiver = Receiver::start([]).await;
+    receiver.answer(Answer::Status(410));
+    let mut world = World::to(&receiver).await;
+    world.publish().await;
+    world.until(|hooks| hooks.lane.is_some()).await;
+    world.running().dispatcher.wake_pool("default", "main");
+    world.looked_up(2).await;
+    world.kill();
+    world.start(Follow::Store).await;
+    world.looked_up(1).await;
+    world.running().dispatcher.wake_pool("default", "main");
+    world.looked_up(2).await;
+
+    receiver.answer(Answer::Status(200));
+    world.edit(|spec| spec.name = Some("new".into())).await;
+    world.acked(1).await;
+    assert_eq!(receiver.got().len(), 2, "the 410 and the success");
+}
+
+#[tokio::test]
+async fn a_pool_that_comes_at_last_wakes_those_that_wait_for_it() {
+    let receiver = Receiver::start([]).await;
+    let world = World::new(BroadcastSpec::default()).await;
+    world.pool.write().unwrap().listener_hook_url = Some("nonsense".into());
+    world.publish().await;
+    world.until(|hooks| hooks.lane.as_ref().is_some_and(|lane| lane.attempts >= 3)).await;
+    world.pool.write().unwrap().listener_hook_url = Some(receiver.url.clone());
+    world.running().dispatcher.wake_pool("default", "main");
+    world.acked(1).await;
+    assert_eq!(world.metrics().matches(r#"class="InvalidURL"} 3"#).count(), 1, "{}", world.metrics());
 }
 
 #[tokio::test]
