@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::Path};
 use clap::{ArgAction, CommandFactory, error::ErrorKind};
 use serde_json::Value;
 
-use crate::cli::Cli;
+use crate::{cli::Cli, yaml};
 
 /// Adds the keys of the file that `--config` or `TALLYLIGHT_CONFIG` names, but for those that a variable sets.
 pub(crate) fn with_file(
@@ -52,8 +52,7 @@ fn read(file: &Path) -> Result<BTreeMap<String, Value>, String> {
     if text.trim().is_empty() {
         return Ok(BTreeMap::new());
     }
-    serde_saphyr::from_str(&text)
-        .map_err(|error| format!("--config {} is no YAML mapping of flags: {error}", file.display()))
+    yaml::document(&text).map_err(|error| format!("--config {} is no YAML mapping of flags: {error}", file.display()))
 }
 
 /// The argument that a key stands for; none when a variable takes its place or a switch is off.

@@ -21,3 +21,4 @@ pub mod standalone;
 mod stream_key;
 pub mod telemetry;
 mod tls;
+mod yaml;

@@ -56,7 +56,9 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     let identity = Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned(), address: None };
     let (claims, recovery) = Claims::open(store.clone(), identity, data_dir.path(), metrics.clone())
         .context("failed to open the ends log")?;
-    recovery.run(Leftovers::Close).await;
+    if stop.run_until_cancelled(recovery.run(Leftovers::Close)).await.is_none() {
+        return Ok(());
+    }
 
     let apps = Apps::default();
     let catalog = Catalog::new(store.clone(), apps.clone(), catalog::default_pool(&args)?);

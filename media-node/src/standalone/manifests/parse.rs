@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tallylight_crds::{API_VERSION, Broadcast, HookUrlSource, MediaPool, StreamId, hook_url, object_name};
 
-use crate::standalone::NAMESPACE;
+use crate::{standalone::NAMESPACE, yaml};
 
 /// What a document may be.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ pub(super) enum Object {
 
 /// Reads a file's text.
 pub(super) fn objects(text: &str) -> Result<Vec<Object>, String> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?;
+    let documents: Vec<Value> = yaml::documents(text)?;
     let written = documents.into_iter().enumerate().filter(|(_, document)| !document.is_null());
     written
         .map(|(index, document)| object(&document).map_err(|error| format!("document {}: {error}", index + 1)))
