@@ -21,12 +21,16 @@ fn endpoint(url: &str) -> Endpoint {
 }
 
 async fn post(client: &Client, url: &str) -> Outcome {
+    post_within(Duration::from_millis(500), client, url).await
+}
+
+async fn post_within(timeout: Duration, client: &Client, url: &str) -> Outcome {
     let request = Request {
         endpoint: &endpoint(url),
         body: Body { content_type: "application/json; charset=UTF-8", text: "{}".into() },
         id: Uuid::from_u128(7),
         timestamp: "2026-01-01T00:00:00Z".parse().unwrap(),
-        timeout: Duration::from_millis(500),
+        timeout,
     };
     client.post(request).await
 }
@@ -72,9 +76,9 @@ async fn a_receiver_that_never_answers_costs_no_more_than_the_deadline() {
 #[tokio::test]
 async fn no_more_than_a_little_of_an_endless_answer_is_read() {
     let receiver = Receiver::start([Answer::Endless]).await;
-    let started = Instant::now();
-    assert_eq!(post(&Client::new(&[]).unwrap(), &receiver.url).await, OK);
-    assert!(started.elapsed() < Duration::from_millis(400), "it was not read until the deadline");
+    let (client, started) = (Client::new(&[]).unwrap(), Instant::now());
+    assert_eq!(post_within(Duration::from_secs(30), &client, &receiver.url).await, OK);
+    assert!(started.elapsed() < Duration::from_secs(15), "it was read until the deadline");
     // What the kernel's and the client's buffers take, and no more.
     assert!(receiver.chunks() < 32 * 1024, "{} KiB", receiver.chunks());
 }
