@@ -1,9 +1,12 @@
 //! Named points where a test lets the process die: `TALLYLIGHT_CRASH_AT=after-post:2` aborts at the second passing of
-//! `after-post`. Without the feature `crash-points` a point is nothing.
+//! `after-post`. Without the feature `crash-points`, and outside this crate's tests, a point is nothing.
 
 /// Where a process may die between an event and its acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(feature = "crash-points"), allow(dead_code, reason = "points are named but nothing reads the names"))]
+#[cfg_attr(
+    not(any(test, feature = "crash-points")),
+    allow(dead_code, reason = "points are named but nothing reads the names")
+)]
 pub(crate) enum Point {
     /// An event is due, nothing is sent.
     BeforePost,
@@ -19,11 +22,11 @@ pub(crate) enum Point {
     AfterLane,
 }
 
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(any(test, feature = "crash-points")))]
 #[inline]
 pub(crate) fn point(_: Point) {}
 
-#[cfg(feature = "crash-points")]
+#[cfg(any(test, feature = "crash-points"))]
 pub(crate) fn point(point: Point) {
     use std::sync::{
         OnceLock,

@@ -265,6 +265,8 @@ impl Clock for SystemClock {
 }
 
 #[cfg(test)]
+mod crashes;
+#[cfg(test)]
 mod documented_receiver;
 #[cfg(test)]
 mod tests;
