@@ -11,7 +11,7 @@ use tallylight_crds::{
     Admission as PoolAdmission, Broadcast, BroadcastSpec, EPHEMERAL_LABEL, HOOKS_FINALIZER, SessionState, StreamId,
 };
 use tokio::{sync::Semaphore, time::timeout};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     claim::Claims,
@@ -138,7 +138,7 @@ impl<S: Store> Admission<S> {
                 Ok(found) => return found.ok_or(RefusalReason::UnknownStream),
                 Err(Error::Unavailable { source }) => {
                     self.metrics.store_error();
-                    warn!(broadcast = %key, error = &*source as &dyn std::error::Error, "the store does not answer an admission");
+                    debug!(broadcast = %key, error = &*source as &dyn std::error::Error, "the store does not answer an admission");
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => {

@@ -205,7 +205,7 @@ impl<S: Store> Claims<S> {
         self.release(&key);
         let end = self.make_end(&session.known, session.owner, reason, time);
         let claims = self.clone();
-        self.0.tasks.spawn(async move { claims.end_durably(end, Some(session.known), Logged::No).await });
+        self.0.tasks.spawn(async move { claims.end_durably(end, Some(session.known)).await });
     }
 
     /// Lets go of a session that somebody else has ended.
@@ -286,33 +286,45 @@ impl<S: Store> Claims<S> {
         End { key: Key::of(broadcast), uid, owner, reason, time }
     }
 
-    async fn end_durably(&self, end: End, mut known: Option<Box<Broadcast>>, mut logged: Logged) {
-        let mut backoff = Backoff::for_ends();
+    async fn end_durably(&self, end: End, mut known: Option<Box<Broadcast>>) {
+        let (mut backoff, mut logged) = (Backoff::for_ends(), Logged::No);
         loop {
-            match timeout(END_ATTEMPT, self.try_end(&end, known.take(), Leftovers::End)).await {
+            let failure = match timeout(END_ATTEMPT, self.try_end(&end, known.take(), Leftovers::End)).await {
                 Ok(Ok(())) => break,
-                Ok(Err(error)) => {
-                    warn!(broadcast = %end.key, error = &error as &dyn std::error::Error, "failed to write a session's end; it is tried again");
-                }
-                Err(_elapsed) => {
-                    warn!(broadcast = %end.key, "the store does not answer a session's end; it is tried again")
-                }
-            }
+                Ok(Err(error)) => error,
+                Err(elapsed) => Error::Unavailable { source: elapsed.into() },
+            };
             self.0.metrics.store_error();
             if logged == Logged::No {
-                match self.0.log.append(&end).await {
-                    Ok(()) => logged = Logged::Yes,
-                    Err(error) => error!(broadcast = %end.key, %error, "failed to log a session's end"),
-                }
+                logged = self.log_end(&end, &failure).await;
             }
             sleep(backoff.next()).await;
         }
         if logged == Logged::Yes
             && let Err(error) = self.0.log.settle(&end).await
         {
-            warn!(broadcast = %end.key, %error, "failed to clear a settled end from the log");
+            warn!(broadcast = %end.key, %error, "failed to clear a settled end from the ends log");
         }
         self.settle(&end.key);
+    }
+
+    async fn log_end(&self, end: &End, failure: &Error) -> Logged {
+        let ordinal = end.owner.ordinal;
+        match self.0.log.append(end).await {
+            Ok(()) => {
+                warn!(
+                    broadcast = %end.key,
+                    session = ordinal,
+                    error = failure as &dyn std::error::Error,
+                    "the store does not take a session's end: it waits in the ends log"
+                );
+                Logged::Yes
+            }
+            Err(error) => {
+                error!(broadcast = %end.key, session = ordinal, %error, "failed to log a session's end");
+                Logged::No
+            }
+        }
     }
 
     /// Tries to end once. An end that somebody else has written settles it too.
@@ -374,7 +386,7 @@ impl<S: Store> Claims<S> {
         warn!(broadcast = %key, "ending a session without a publisher");
         let owner = Owner::of(&broadcast.status_or_default().session);
         let end = self.make_end(&broadcast, owner, Reason::PublisherLost, Timestamp::now());
-        self.end_durably(end, Some(Box::new(broadcast)), Logged::No).await;
+        self.end_durably(end, Some(Box::new(broadcast))).await;
     }
 
     fn hold(&self, key: &Key, owner: Owner) {
@@ -503,8 +515,7 @@ impl<S: Store> Recovery<S> {
         let claims = &self.claims;
         for end in self.ends {
             info!(broadcast = %end.key, session = end.owner.ordinal, time = %end.time, "replaying a session's end");
-            claims.begin_settling(&end.key);
-            claims.end_durably(end, None, Logged::Yes).await;
+            claims.replay(&end).await;
         }
         let mut backoff = Backoff::for_ends();
         while let Err(error) = claims.end_leftovers(how).await {
@@ -519,6 +530,26 @@ impl<S: Store> Recovery<S> {
 }
 
 impl<S: Store> Claims<S> {
+    /// Writes an end of an earlier life. One that the store refuses for good stays in the log, for a person to look at.
+    async fn replay(&self, end: &End) {
+        let mut backoff = Backoff::for_ends();
+        loop {
+            match timeout(END_ATTEMPT, self.try_end(end, None, Leftovers::End)).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error @ (Error::Invalid { .. } | Error::Forbidden { .. }))) => {
+                    return error!(broadcast = %end.key, %error, "the store refuses an end of the ends log; it stays there");
+                }
+                Ok(Err(error)) => debug!(broadcast = %end.key, %error, "failed to replay an end"),
+                Err(_elapsed) => debug!(broadcast = %end.key, "the store does not answer the replay of an end"),
+            }
+            self.0.metrics.store_error();
+            sleep(backoff.next()).await;
+        }
+        if let Err(error) = self.0.log.settle(end).await {
+            warn!(broadcast = %end.key, %error, "failed to clear a settled end from the ends log");
+        }
+    }
+
     async fn end_leftovers(&self, how: Leftovers) -> Result<(), Error> {
         let Identity { namespace, node, .. } = &self.0.identity;
         for broadcast in self.0.store.sessions_of(namespace, node).await? {

@@ -120,6 +120,9 @@ pub struct StandaloneArgs {
     /// File with the token that REST requires as `Authorization: Bearer …`; without it REST is served on loopback only
     #[arg(long, env = "TALLYLIGHT_REST_TOKEN_FILE", value_name = "FILE")]
     pub rest_token_file: Option<PathBuf>,
+    /// PEM file with further certificate authorities of receivers
+    #[arg(long, env = "TALLYLIGHT_HOOK_CA_FILE", value_name = "FILE")]
+    pub hook_ca_file: Option<PathBuf>,
     /// Show it: publish a built-in clip to this server and print the hooks that arrive
     #[arg(long, env = "TALLYLIGHT_DEMO")]
     pub demo: bool,

@@ -1,6 +1,6 @@
 //! The heartbeat of a node in a cluster: one Lease, named as the node. From its age the operator tells a lost node.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -14,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     cli::RunArgs,
@@ -35,6 +35,7 @@ pub(crate) struct Keeper {
     api: Api<Lease>,
     fresh: Lease,
     known: Option<Lease>,
+    failing: bool,
     metrics: Metrics,
 }
 
@@ -61,7 +62,7 @@ impl Keeper {
             ..LeaseSpec::default()
         };
         let fresh = Lease { metadata, spec: Some(spec) };
-        Self { api: Api::namespaced(client, namespace), fresh, known: None, metrics }
+        Self { api: Api::namespaced(client, namespace), fresh, known: None, failing: false, metrics }
     }
 
     /// Renews until cancelled. `held` turns true with the first success.
@@ -72,19 +73,9 @@ impl Keeper {
                 () = until.cancelled() => return,
             };
             let pause = match renewed {
-                Ok(Ok(())) => {
-                    self.metrics.lease_renewed(Outcome::Ok);
-                    held.send_replace(true);
-                    RENEW
-                }
-                Ok(Err(error)) => {
-                    warn!(error = &error as &dyn std::error::Error, "failed to renew the Lease");
-                    self.failed()
-                }
-                Err(_elapsed) => {
-                    warn!("failed to renew the Lease: the API server does not answer");
-                    self.failed()
-                }
+                Ok(Ok(())) => self.renewed(&held),
+                Ok(Err(error)) => self.failed(&error),
+                Err(_elapsed) => self.failed(&"the API server does not answer"),
             };
             tokio::select! {
                 () = sleep(pause) => {}
@@ -93,7 +84,20 @@ impl Keeper {
         }
     }
 
-    fn failed(&mut self) -> Duration {
+    fn renewed(&mut self, held: &watch::Sender<bool>) -> Duration {
+        if std::mem::take(&mut self.failing) {
+            info!("the Lease is renewed again");
+        }
+        self.metrics.lease_renewed(Outcome::Ok);
+        held.send_replace(true);
+        RENEW
+    }
+
+    /// Warns of the first failure in a row.
+    fn failed(&mut self, why: &dyn fmt::Display) -> Duration {
+        if !std::mem::replace(&mut self.failing, true) {
+            warn!(error = %why, "failed to renew the Lease; it is tried each second");
+        }
         self.known = None; // it may have been written, or by somebody else: read it again
         self.metrics.lease_renewed(Outcome::Failed);
         RETRY

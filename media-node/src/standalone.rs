@@ -62,7 +62,10 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
 
     let apps = Apps::default();
     let catalog = Catalog::new(store.clone(), apps.clone(), catalog::default_pool(&args)?);
-    let client = webhook::http::Client::new(&[]).context("failed to make the client of hooks")?;
+    let authorities =
+        args.hook_ca_file.as_deref().map(std::fs::read).transpose().context("failed to read --hook-ca-file")?;
+    let client =
+        webhook::http::Client::new(&authorities.unwrap_or_default()).context("--hook-ca-file cannot be used")?;
     let dispatcher =
         webhook::Dispatcher::new(store.clone(), catalog.clone(), client, webhook::Options::default(), &mut registry);
 
