@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     http::Client,
-    lane::Lane,
+    lane::{Activity, Lane},
     settings::{ResolveError, Settings},
 };
 
@@ -175,15 +175,16 @@ impl<S: Store, R: Resolver> Dispatcher<S, R> {
 
     fn start(&self, broadcast: &Arc<Broadcast>, settled: i64) -> watch::Sender<News> {
         let (sender, news) = watch::channel(News { broadcast: broadcast.clone(), wakes: 0 });
+        let lane = Lane::load(broadcast, settled, self.0.options.clock.now());
         let task = Task {
             shared: self.0.clone(),
             news,
-            lane: Lane::load(broadcast, settled, self.0.options.clock.now()),
+            look: lane.activity() != Activity::Delivering,
+            lane,
             known: broadcast.clone(),
             gauge: self.0.metrics.gauge(),
             wakes: 0,
             settings: None,
-            look: true,
             writes_failed: 0,
             write_not_before: None,
         };

@@ -15,6 +15,7 @@ use crate::{
     crash,
     lane::{Activity, Lane, Turn},
     settings::{ResolveError, Settings},
+    verdict::Outcome,
 };
 
 /// Longest wait for one write; the store's own clients give up sooner.
@@ -103,13 +104,12 @@ impl<S: Store, R: Resolver> Task<S, R> {
         }
     }
 
-    /// A lane that waits, or was stopped, looks up the settings that an attempt would use: a change of them wakes it.
+    /// A lane that waits, or was stopped, looks up the settings that an attempt would use: a change of them wakes it. One that
+    /// is sending looks when that has failed.
     fn start_look(&mut self, look: &mut Running<Result<Settings, ResolveError>>) {
-        if self.look && look.is_none() {
+        if self.look && look.is_none() && self.lane.activity() != Activity::Delivering {
             self.look = false;
-            if self.lane.activity() != Activity::Delivering {
-                *look = Some(Box::pin(settings(self.shared.clone(), self.known.clone())));
-            }
+            *look = Some(Box::pin(settings(self.shared.clone(), self.known.clone())));
         }
     }
 
@@ -195,7 +195,7 @@ impl<S: Store, R: Resolver> Task<S, R> {
         (self.shared.options.report)(&self.known, &report);
     }
 
-    fn log(&self, attempted: &Attempted, outcome: &crate::verdict::Outcome, next: Option<jiff::Timestamp>) {
+    fn log(&self, attempted: &Attempted, outcome: &Outcome, next: Option<jiff::Timestamp>) {
         let Attempted { delivery, settings, took, .. } = attempted;
         let endpoint = settings.as_ref().and_then(|settings| settings.endpoint.as_ref());
         let uid = self.known.metadata.uid.as_deref().unwrap_or_default();

@@ -438,6 +438,20 @@ async fn a_pool_that_is_read_again_and_is_the_same_wakes_nothing() {
 }
 
 #[tokio::test]
+async fn a_pool_that_changes_while_a_request_fails_wakes_its_lanes() {
+    let (hung, new) = (Receiver::start([Answer::Stopped(410)]).await, Receiver::start([]).await);
+    let world = World::new(BroadcastSpec::default()).await;
+    world.pool.write().unwrap().listener_hook_url = Some(hung.url.clone());
+    world.publish().await;
+    hung.wait_for(1).await;
+    world.pool.write().unwrap().listener_hook_url = Some(new.url.clone());
+    world.running().dispatcher.wake_pool("default", "main");
+    hung.go_on();
+    world.acked(1).await;
+    assert_eq!((hung.got().len(), new.got().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_pool_that_comes_at_last_wakes_those_that_wait_for_it() {
     let receiver = Receiver::start([]).await;
     let world = World::new(BroadcastSpec::default()).await;

@@ -17,7 +17,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
 /// Far above what anything here takes; a test that fails says so after this.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -26,6 +30,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     Status(u16),
+    /// Answered when the test says so.
+    Stopped(u16),
     RetryAfter(u16, &'static str),
     Redirect(String),
     /// The request is read and never answered.
@@ -65,6 +71,7 @@ struct Shared {
     answers: Mutex<VecDeque<Answer>>,
     otherwise: Mutex<Answer>,
     got: watch::Sender<Vec<Received>>,
+    go_on: Notify,
     chunks: AtomicUsize,
 }
 
@@ -78,6 +85,7 @@ impl Receiver {
             answers: Mutex::new(answers.into_iter().collect()),
             otherwise: Mutex::new(Answer::Status(200)),
             got: sender,
+            go_on: Notify::new(),
             chunks: AtomicUsize::new(0),
         });
         let router = Router::new().fallback(serve).with_state(shared.clone());
@@ -106,6 +114,11 @@ impl Receiver {
         }
     }
 
+    /// Lets a stopped request be answered.
+    pub(crate) fn go_on(&self) {
+        self.shared.go_on.notify_one();
+    }
+
     /// Pieces of 1 KiB of endless bodies that were taken off our hands.
     pub(crate) fn chunks(&self) -> usize {
         self.shared.chunks.load(Ordering::Relaxed)
@@ -126,6 +139,10 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
         }
         Answer::Redirect(to) => {
             (StatusCode::FOUND, [(header::LOCATION, HeaderValue::from_str(&to).unwrap())]).into_response()
+        }
+        Answer::Stopped(status) => {
+            shared.go_on.notified().await;
+            StatusCode::from_u16(status).unwrap().into_response()
         }
         Answer::Never => std::future::pending().await,
         Answer::Stalled => {
