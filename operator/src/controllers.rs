@@ -60,7 +60,8 @@ pub(crate) async fn run_pool_watch(
     cancel: CancellationToken,
 ) {
     let (place, writer, api) = watch;
-    let events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff().modify(prune);
+    let events =
+        watcher(api, watcher::Config::default().page_size(PAGE)).backoff(ledger::watch_backoff()).modify(prune);
     let mut events = std::pin::pin!(events.reflect(writer));
     while let Some(Some(event)) = cancel.run_until_cancelled(events.next()).await {
         match event {
@@ -146,10 +147,11 @@ impl Controllers<'_> {
             context: self.context.clone(),
         };
         let config = watcher::Config::default().page_size(PAGE);
-        let changes = watcher(api, config).default_backoff().modify(prune).inspect(move |event| match event {
-            Ok(event) => follower.follow(event),
-            Err(error) => tracing::warn!(%error, "the watch of Broadcasts broke"),
-        });
+        let changes =
+            watcher(api, config).backoff(ledger::watch_backoff()).modify(prune).inspect(move |event| match event {
+                Ok(event) => follower.follow(event),
+                Err(error) => tracing::warn!(%error, "the watch of Broadcasts broke"),
+            });
         let changes =
             changes.reflect(writer).touched_objects().predicate_filter(broadcast::inputs, PredicateConfig::default());
         let triggers = stream::unfold(triggers, async |mut inbox| Some((inbox.recv().await?, inbox)));

@@ -91,7 +91,7 @@ where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
     let watches = scope.apis::<K>(client).into_iter().map(|(place, api)| {
-        watcher(api, config.clone()).default_backoff().map(move |event| (place.clone(), event)).boxed()
+        watcher(api, config.clone()).backoff(ledger::watch_backoff()).map(move |event| (place.clone(), event)).boxed()
     });
     stream::select_all(watches).boxed()
 }

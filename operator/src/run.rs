@@ -56,8 +56,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
 
     let metrics_listener = bind(args.metrics_address, "--metrics-address").await?;
     let rest_listener = rest_api::bind(&args).await?;
-    let addresses =
-        Addresses { rest_address: rest_listener.local_addr()?, metrics_address: metrics_listener.local_addr()? };
+    let addresses = Addresses { rest: rest_listener.local_addr()?, metrics: metrics_listener.local_addr()? };
 
     let rest = rest_api::router(&args, store, pools)?;
     tasks.spawn(events.run(reported, cancel.clone()));
@@ -125,8 +124,8 @@ fn instance() -> String {
 #[derive(Debug, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Addresses {
-    rest_address: std::net::SocketAddr,
-    metrics_address: std::net::SocketAddr,
+    rest: std::net::SocketAddr,
+    metrics: std::net::SocketAddr,
 }
 
 async fn bind(address: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
@@ -146,7 +145,7 @@ async fn announce(addresses: Addresses, file: Option<std::path::PathBuf>, health
     if cancel.run_until_cancelled(health.wait_until_ready()).await.is_none() {
         return;
     }
-    tracing::info!(rest = %addresses.rest_address, metrics = %addresses.metrics_address, "ready");
+    tracing::info!(rest = %addresses.rest, metrics = %addresses.metrics, "ready");
     let Some(file) = file else { return };
     let text = serde_json::to_vec(&addresses).unwrap_or_default();
     let part = file.with_extension("part");

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::{debug, info};
 
 use crate::{
-    admission::{self, Admission, Admitted},
+    admission::{self, Admitted},
     claim::{Claims, Control, OnAir},
     connection::{Closed, Connection, Io},
     hub::{Hub, Place},
@@ -99,7 +99,6 @@ struct Publisher<I, S> {
     tags: Tags,
     place: Place,
     broadcast: Broadcast,
-    admission: Admission<S>,
     claims: Claims<S>,
     claiming: Option<Claiming>,
     session: Option<OnAir>,
@@ -132,7 +131,6 @@ impl<I: Io, S: Store> Publisher<I, S> {
             tags: Tags::default(),
             place: admitted.place,
             broadcast: admitted.broadcast,
-            admission: node.admission.clone(),
             claims: node.claims.clone(),
             claiming: None,
             session: None,
@@ -283,16 +281,7 @@ impl<I: Io, S: Store> Publisher<I, S> {
         }
         let (claims, broadcast, control) = (self.claims.clone(), self.broadcast.clone(), self.control.0.clone());
         let time = Timestamp::now();
-        let (admission, name) = (self.admission.clone(), self.place.name().clone());
-        self.claiming = Some(Box::pin(async move {
-            match claims.claim(&broadcast, Protocol::Rtmp, time, control.clone()).await {
-                Err(Denied::Gone) if broadcast.is_ephemeral() => {
-                    let broadcast = admission.find_anew(&name).await.map_err(|_refused| Denied::Gone)?;
-                    claims.claim(&broadcast, Protocol::Rtmp, time, control).await
-                }
-                answer => answer,
-            }
-        }));
+        self.claiming = Some(Box::pin(async move { claims.claim(&broadcast, Protocol::Rtmp, time, control).await }));
     }
 
     fn end(&mut self, cause: Cause) {
@@ -322,7 +311,6 @@ impl<I: Io, S: Store> Publisher<I, S> {
             Leave::BeforeMedia(Cause::Shutdown) => self.refuse(RefusalReason::ShuttingDown),
             Leave::Denied(Denied::OnAir) => self.refuse(RefusalReason::AlreadyLive),
             Leave::Denied(Denied::Gone) | Leave::Stopped => self.refuse(RefusalReason::Stopped),
-            Leave::Denied(Denied::LedgerFull) => self.refuse(RefusalReason::LedgerFull),
             Leave::Denied(Denied::Unavailable) => self.refuse(RefusalReason::StoreUnavailable),
         }
     }

@@ -16,7 +16,7 @@ mod sqlite;
 mod store;
 
 #[cfg(feature = "kube")]
-pub use crate::kube::KubeStore;
+pub use crate::kube::{KubeStore, WatchBackoff, watch_backoff};
 #[cfg(feature = "sqlite")]
 pub use crate::sqlite::{Change, SqliteStore};
 pub use commit::{Committed, commit, commit_with};
