@@ -6,11 +6,14 @@ cargo_deny_version := 0.20.2
 cargo_deny := $(TALLYLIGHT_CACHE)/tools/cargo-deny-$(cargo_deny_version)/bin/cargo-deny
 helm := $(or $(KUBE_ASSETS),$(TALLYLIGHT_CACHE)/bin)/helm
 
+# The operator under test can be told to die at a named step.
+test_features := --features webhook/crash-points
+
 .PHONY: test test-unit check fix crds bench fuzz advisories setup demo-clip
 
 # Sets up what the tests need, then runs every one and prints the counts.
 test: setup binaries
-	tests/count.sh cargo test --workspace --locked --no-fail-fast
+	tests/count.sh cargo test --workspace --locked --no-fail-fast $(test_features)
 
 # The quick inner loop: no control plane, no media tools.
 test-unit:
@@ -50,7 +53,7 @@ setup:
 
 .PHONY: binaries demo-clip
 binaries:
-	cargo build --locked --package tallylight-operator --package tallylight-media-node
+	cargo build --locked --package tallylight-operator --package tallylight-media-node --package webhook $(test_features)
 
 $(cargo_deny):
 	CARGO_TARGET_DIR=$(TALLYLIGHT_CACHE)/tools/.cargo-deny-target cargo install --locked --quiet cargo-deny \

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use crate::{
-    http,
+    http, install,
     pki::{Authority, Leaf},
     ports,
     process::Process,
@@ -29,8 +29,6 @@ use crate::{
 
 /// The API server is ready after 3 to 6 s on a quiet machine with two cores; a build beside it makes that a minute.
 const START: Duration = Duration::from_secs(120);
-/// SIGTERM lets requests in flight end; a watch is cut at once.
-const STOP: Duration = Duration::from_secs(60);
 
 /// The controllers that the tests rely on: ownership, namespaces, policies' type check, disruption budgets.
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
@@ -178,20 +176,6 @@ impl ControlPlane {
     /// When it cannot be written.
     pub fn admin_kubeconfig(&self) -> Result<PathBuf> {
         self.kubeconfig(self.folder.path(), "admin", &Credential::Certificate(self.settings.admin.clone()), "default")
-    }
-
-    /// Stops the API server as an upgrade does (SIGTERM); etcd keeps what it has.
-    ///
-    /// # Errors
-    /// When it does not stop.
-    pub async fn stop_api(&self) -> Result<()> {
-        self.api().signal(Signal::TERM)?;
-        wait::until("the API server to stop", STOP, async || match self.api().try_wait() {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err("it runs".to_owned()),
-            Err(error) => Err(format!("{error:#}")),
-        })
-        .await
     }
 
     /// Kills the API server.
@@ -365,15 +349,13 @@ fn api_command(at: &Path, settings: &Settings) -> Result<Command> {
             file("audit-log-path", "audit.log"),
         ])
         // An answer is in the log before the client has it.
-        .arg("--audit-log-mode=blocking-strict")
-        // A stop should not wait for watches to leave.
-        .arg("--shutdown-delay-duration=0s");
+        .arg("--audit-log-mode=blocking-strict");
     Ok(command)
 }
 
 fn call(entry: &Value, namespace: &str) -> Option<Call> {
     let text = |path: &str| entry.pointer(path).and_then(Value::as_str).unwrap_or_default();
-    if text("/objectRef/namespace") != namespace {
+    if text("/objectRef/namespace") != namespace || text("/objectRef/name") == install::PROBE {
         return None;
     }
     let subresource = text("/objectRef/subresource");

@@ -13,6 +13,7 @@ use kube::{
     runtime::conditions,
 };
 use serde_json::{Value, json};
+use tallylight_crds::Broadcast;
 
 use crate::{
     apiserver::{ControlPlane, Credential},
@@ -21,6 +22,9 @@ use crate::{
 
 /// How long the API server may take to serve a new kind, or to enforce a new policy (about a second).
 const EFFECTIVE: Duration = Duration::from_secs(60);
+
+/// The Broadcast by which the policy is tried; what is asked of it is not counted among a test's calls.
+pub(crate) const PROBE: &str = "policy-probe";
 
 /// A namespace with Tallylight's kinds, accounts, roles and policy, and no Tallylight process yet.
 pub struct Tenant {
@@ -145,20 +149,20 @@ pub async fn effective(admin: &Client, documents: &[Value]) -> Result<()> {
 async fn enforced(plane: &ControlPlane, admin: &Client, namespace: &str) -> Result<()> {
     let probe = json!({
         "apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast",
-        "metadata": {"name": "policy-probe"}, "spec": {"pool": "probe"},
+        "metadata": {"name": PROBE}, "spec": {"pool": "probe"},
     });
     apply(admin, namespace, &probe).await?;
     let media = plane.client(&identity::unbound_media(admin, namespace).await?).await?;
     let broadcasts = broadcasts(&media, namespace);
     let nothing = Patch::Merge(json!({"status": {}}));
     wait::until("the admission policy to be enforced", EFFECTIVE, async || {
-        match broadcasts.patch_status("policy-probe", &PatchParams::default(), &nothing).await {
+        match broadcasts.patch_status(PROBE, &PatchParams::default(), &nothing).await {
             Err(kube::Error::Api(status)) if status.message.contains("ValidatingAdmissionPolicy") => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await?;
-    self::broadcasts(admin, namespace).delete("policy-probe", &kube::api::DeleteParams::default()).await?;
+    self::broadcasts(admin, namespace).delete(PROBE, &kube::api::DeleteParams::default()).await?;
     Ok(())
 }
 
@@ -185,6 +189,61 @@ impl Tenant {
     pub async fn operator_kubeconfig(&self, folder: &std::path::Path) -> Result<std::path::PathBuf> {
         let credential = identity::operator(&self.admin, &self.namespace).await?;
         self.plane.kubeconfig(folder, identity::OPERATOR, &credential, &self.namespace)
+    }
+
+    /// Makes a Broadcast of pool `live` with these fields in its spec.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn broadcast(&self, name: &str, spec: &Value) -> Result<()> {
+        let mut broadcast = json!({
+            "apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast",
+            "metadata": {"name": name}, "spec": {"pool": "live"},
+        });
+        json_patch::merge(&mut broadcast["spec"], spec);
+        apply(&self.admin, &self.namespace, &broadcast).await.map(|_| ())
+    }
+
+    /// Makes the MediaPool `live` with these fields in its spec.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn pool(&self, spec: &Value) -> Result<()> {
+        let pool = json!({
+            "apiVersion": "tallylight.dev/v1alpha1", "kind": "MediaPool", "metadata": {"name": "live"}, "spec": spec,
+        });
+        apply(&self.admin, &self.namespace, &pool).await.map(|_| ())
+    }
+
+    /// Waits until a Broadcast is what the test wants, and returns it.
+    ///
+    /// # Errors
+    /// At the deadline, with the status that was last seen.
+    pub async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        deadline: Duration,
+        holds: impl Fn(&Broadcast) -> bool,
+    ) -> Result<Broadcast> {
+        let broadcasts = Api::<Broadcast>::namespaced(self.admin.clone(), &self.namespace);
+        wait::until(format!("{name} {what}"), deadline, async || {
+            let broadcast = broadcasts.get(name).await.map_err(|error| error.to_string())?;
+            if holds(&broadcast) { Ok(broadcast) } else { Err(format!("{:#?}", broadcast.status)) }
+        })
+        .await
+    }
+
+    /// Waits until every event so far, and at least `count`, is settled.
+    ///
+    /// # Errors
+    /// At the deadline, with the status that was last seen.
+    pub async fn settled(&self, name: &str, count: i64, deadline: Duration) -> Result<Broadcast> {
+        self.until(name, &format!("to have {count} events settled"), deadline, |broadcast| {
+            let hooks = broadcast.status_or_default().hooks;
+            hooks.last_sequence >= count && hooks.acked_sequence == hooks.last_sequence
+        })
+        .await
     }
 
     /// Makes a media pod's object and returns what proves to be it.

@@ -12,10 +12,12 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::{process::Process, repository, wait};
+use crate::{process::Process, receiver::Receiver, repository, wait};
 
 /// Long enough that a loop of the clip is rare, short enough to make in a second.
 const CLIP_SECONDS: u32 = 10;
+/// A client connects, publishes and sends; the hook follows.
+const STARTED: Duration = Duration::from_secs(60);
 /// A player waits for a keyframe (one a second in the clip) and then reads for a moment.
 const PLAY: Duration = Duration::from_secs(40);
 
@@ -102,6 +104,15 @@ impl Publisher {
         self.process.signal(Signal::INT)?;
         self.process.wait(Duration::from_secs(20)).await?;
         Ok(())
+    }
+
+    /// Stops once the receiver has accepted `count` hooks in all, this stream's start among them.
+    ///
+    /// # Errors
+    /// When they do not come, or as [`Publisher::stop`].
+    pub async fn stop_after(self, receiver: &Receiver, count: usize) -> Result<()> {
+        receiver.wait_for(count, STARTED).await?;
+        self.stop().await
     }
 
     /// Waits until the publisher has ended by itself, as after a refusal, and returns what it printed.

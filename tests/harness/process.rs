@@ -1,18 +1,16 @@
 //! Runs a program as a child: captures what it prints, signals it, and ends it when the handle is dropped.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
-use crate::{repository, wait, watchdog};
+use crate::{wait, watchdog};
 
 /// How much of a log is shown for a failed test: its end, where the reason is.
 const SHOWN: usize = 16 << 10;
@@ -158,71 +156,5 @@ impl Drop for Process {
                 eprintln!("--- {} ({killed:?}), the end of its log:\n{}---", self.name, self.log_end());
             }
         }
-    }
-}
-
-/// One of our own binaries, with the addresses that it wrote to its ready file.
-#[derive(Debug)]
-pub struct Service {
-    pub process: Process,
-    ready: Value,
-}
-
-impl Service {
-    /// Starts `tallylight-<name>`-like `binary` with `arguments` and waits until it has written its `--ready-file`.
-    ///
-    /// The log and the ready file are in `folder`, under `name`.
-    ///
-    /// # Errors
-    /// When the binary is not built, ends, or is not ready within `deadline`; with the end of its log.
-    pub async fn start(
-        binary: &str,
-        name: &str,
-        folder: &Path,
-        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
-        variables: &[(&str, &str)],
-        deadline: Duration,
-    ) -> Result<Self> {
-        let ready_file = folder.join(format!("{name}.ready.json"));
-        if ready_file.exists() {
-            fs::remove_file(&ready_file)?; // of an earlier run under this name
-        }
-        let mut command = Command::new(repository::binary(binary)?);
-        command
-            .args(arguments)
-            .arg("--ready-file")
-            .arg(&ready_file)
-            .envs(variables.iter().copied())
-            .current_dir(folder);
-        let mut process = Process::spawn(name, folder, command)?;
-        let ready = wait::until(format!("{name} to be ready"), deadline, async || {
-            if let Err(ended) = process.must_run() {
-                return Ok(Err(ended));
-            }
-            match fs::read(&ready_file).map_err(|error| error.to_string()) {
-                Ok(text) => serde_json::from_slice::<Value>(&text).map(Ok).map_err(|error| error.to_string()),
-                Err(error) => Err(error),
-            }
-        })
-        .await
-        .map_err(|error| error.context(process.log_end()))??;
-        Ok(Self { process, ready })
-    }
-
-    /// Returns an address of the ready file, such as `127.0.0.1:41935`.
-    ///
-    /// # Errors
-    /// When the ready file has no such key.
-    pub fn address(&self, key: &str) -> Result<&str> {
-        self.ready
-            .get(key)
-            .and_then(Value::as_str)
-            .ok_or_else(|| anyhow!("the ready file has no {key}: {}", self.ready))
-    }
-
-    /// Returns the whole ready file.
-    #[must_use]
-    pub fn ready(&self) -> &Value {
-        &self.ready
     }
 }

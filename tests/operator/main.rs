@@ -1,7 +1,12 @@
 //! The operator, and what it relies on, against a real API server.
+
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
 
 mod chart;
+mod crash;
+mod delivery;
 mod ledger;
 mod policy;
 mod schema;
+mod sessions;
+mod stage;
