@@ -1,0 +1,293 @@
+//! The whole of it on Kubernetes: media-nodes and the operator under their own accounts, against a real API server.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Result;
+use jiff::Timestamp;
+use kube::{Api, api::PostParams};
+use serde_json::{Value, json};
+use tallylight_crds::{Broadcast, BroadcastState};
+use tempfile::TempDir;
+use tests::{
+    apiserver::{ControlPlane, Parts},
+    identity,
+    install::{self, Tenant},
+    media::{self, Publisher},
+    receiver::Receiver,
+    repository, rtmp,
+    service::{Launch, Service},
+    wait,
+};
+
+use crate::standalone::SOON;
+
+/// A Lease lasts 15 s; then come the operator and a busy machine.
+const LEASE_EXPIRED: Duration = Duration::from_secs(90);
+
+struct Cluster {
+    // Dropped in this order: who writes goes first.
+    node: Service,
+    operator: Service,
+    receiver: Receiver,
+    tenant: Tenant,
+    folder: TempDir,
+}
+
+impl Cluster {
+    async fn new(name: &str, pool: Value) -> Result<Self> {
+        Self::on(install::tenant(name).await?, name, pool).await
+    }
+
+    /// On a control plane of the test's own, that it may stop.
+    async fn alone(name: &str, pool: Value) -> Result<Self> {
+        // It lives until the process ends; the watchdog stops it then.
+        let plane = Box::leak(Box::new(ControlPlane::start(Parts::ApiServer).await?));
+        let (admin, namespace) = install::install(plane, name).await?;
+        Self::on(Tenant { plane, admin, namespace }, name, pool).await
+    }
+
+    async fn on(tenant: Tenant, name: &str, pool: Value) -> Result<Self> {
+        let folder = repository::folder(name)?;
+        let receiver = Receiver::start().await?;
+        tenant.pool(&pool).await?;
+        let kubeconfig = tenant.operator_kubeconfig(folder.path()).await?;
+        let operator = Launch::operator(folder.path(), &kubeconfig, &tenant.namespace).start().await?;
+        let node = node(&tenant, &folder, "media-live-1").await?.start().await?;
+        Ok(Self { node, operator, receiver, tenant, folder })
+    }
+
+    async fn broadcast(&self, name: &str) -> Result<()> {
+        self.tenant.broadcast(name, &json!({"listenerHookURL": self.receiver.url("hook")})).await
+    }
+
+    async fn ffmpeg(&self, stream: &str) -> Result<Publisher> {
+        let url = self.node.rtmp("LiveApp", stream)?;
+        Publisher::ffmpeg(self.folder.path(), &format!("publisher-{stream}"), &url).await
+    }
+}
+
+/// Prepares a media-node with the identity of its pod.
+async fn node(tenant: &Tenant, folder: &TempDir, name: &str) -> Result<Launch> {
+    let credential = tenant.media_pod("live", name).await?;
+    let kubeconfig: PathBuf = tenant.plane.kubeconfig(folder.path(), name, &credential, &tenant.namespace)?;
+    Ok(Launch::media_node(folder.path(), &kubeconfig, &tenant.namespace, "live", name))
+}
+
+fn is(state: BroadcastState) -> impl Fn(&Broadcast) -> bool {
+    move |broadcast| broadcast.status_or_default().state == state
+}
+
+#[tokio::test]
+async fn a_streams_start_and_end_reach_its_webhook() -> Result<()> {
+    let cluster = Cluster::new("story", json!({})).await?;
+    cluster.broadcast("show").await?;
+    let ready = |broadcast: &Broadcast| {
+        let conditions = serde_json::to_value(broadcast.status_or_default().conditions).unwrap();
+        conditions.as_array().unwrap().iter().any(|found| found["type"] == "Ready" && found["status"] == "True")
+    };
+    cluster.tenant.until("show", "to be ready", SOON, ready).await?;
+
+    let publisher = cluster.ffmpeg("show").await?;
+    let live = cluster.tenant.until("show", "to be live", SOON, is(BroadcastState::Live)).await?;
+    cluster.receiver.wait_for(1, SOON).await?;
+    let played =
+        media::play_with_ffmpeg(cluster.folder.path(), "player", &cluster.node.rtmp("LiveApp", "show")?).await?;
+    publisher.stop().await?;
+    let requests = cluster.receiver.wait_for(2, SOON).await?;
+    cluster.tenant.settled("show", 2, SOON).await?;
+
+    assert_eq!(live.status_or_default().session.node.as_deref(), Some("media-live-1"));
+    assert!(played.frames >= 40, "{played:?}");
+    assert_eq!(requests[1].field("reason").as_deref(), Some("PublisherClosed"));
+    assert_eq!(cluster.receiver.requests().len(), 2, "each is sent once");
+    cluster.receiver.check_promises()?;
+    let calls = cluster.tenant.plane.calls(&cluster.tenant.namespace)?;
+    let writes = calls.iter().filter(|call| call.writes() && call.resource.starts_with("broadcasts")).count();
+    assert!(writes <= 8, "{writes} writes: {calls:#?}");
+    let refused: Vec<_> = calls.iter().filter(|call| call.status == 403).collect();
+    assert!(refused.is_empty(), "the chart's roles miss rights: {refused:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broadcast_made_by_rest_can_be_published_at_once() -> Result<()> {
+    let cluster = Cluster::new("rest", json!({})).await?;
+    let address = cluster.operator.address("rest")?;
+    let body = json!({"name": "test_video", "listenerHookURL": cluster.receiver.url("own")}).to_string();
+
+    let created = tests::http::post(address, "/LiveApp/rest/broadcast/create", &body).await?;
+    let id = created.json()?["streamId"].as_str().unwrap().to_owned();
+    cluster.ffmpeg(&id).await?.stop_after(&cluster.receiver, 1).await?;
+
+    let requests = cluster.receiver.wait_for(2, SOON).await?;
+    assert_eq!(created.status, 200, "{}", created.body);
+    assert_eq!(requests[0].field("id"), Some(id));
+    assert_eq!(requests[0].field("streamName").as_deref(), Some("test_video"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_publisher_at_another_pod_is_refused_while_the_first_is_live() -> Result<()> {
+    let cluster = Cluster::new("other-pod", json!({})).await?;
+    let other = node(&cluster.tenant, &cluster.folder, "media-live-2").await?.start().await?;
+    cluster.broadcast("show").await?;
+    let first = cluster.ffmpeg("show").await?;
+    cluster.receiver.wait_for(1, SOON).await?;
+
+    let code = rtmp::publish(&other.rtmp("LiveApp", "show")?).await?.refused()?;
+    first.stop().await?;
+    cluster.receiver.wait_for(2, SOON).await?;
+    let url = other.rtmp("LiveApp", "show")?;
+    Publisher::ffmpeg(cluster.folder.path(), "second", &url).await?.stop_after(&cluster.receiver, 3).await?;
+
+    assert_eq!(code, "NetStream.Publish.BadName");
+    assert_eq!(cluster.receiver.wait_for(4, SOON).await?.len(), 4);
+    cluster.receiver.check_promises()
+}
+
+#[tokio::test]
+async fn an_open_pool_takes_any_id_and_forgets_it() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let pool = json!({"admission": "Open", "listenerHookURL": receiver.url("default")});
+    let cluster = Cluster::new("open", pool).await?;
+
+    cluster.ffmpeg("Any_Id.1").await?.stop_after(&receiver, 1).await?;
+
+    let requests = receiver.wait_for(2, SOON).await?;
+    assert_eq!(requests[0].field("id").as_deref(), Some("Any_Id.1"));
+    let broadcasts = Api::<Broadcast>::namespaced(cluster.tenant.admin.clone(), &cluster.tenant.namespace);
+    wait::until("the ephemeral Broadcast to be gone", SOON, async || {
+        let left = broadcasts.list(&kube::api::ListParams::default()).await.map_err(|error| error.to_string())?.items;
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:#?}")) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_stream_key_from_a_secret_is_asked_for() -> Result<()> {
+    let cluster = Cluster::new("key", json!({})).await?;
+    let secret = serde_json::from_value(json!({"metadata": {"name": "keys"}, "stringData": {"show": "s3cr3t"}}))?;
+    let secrets =
+        Api::<k8s_openapi::api::core::v1::Secret>::namespaced(cluster.tenant.admin.clone(), &cluster.tenant.namespace);
+    secrets.create(&PostParams::default(), &secret).await?;
+    let spec = json!({
+        "listenerHookURL": cluster.receiver.url("hook"),
+        "publish": {"streamKeySecretRef": {"name": "keys", "key": "show"}},
+    });
+    cluster.tenant.broadcast("show", &spec).await?;
+    let verified = |broadcast: &Broadcast| {
+        broadcast.status_or_default().publish.is_some_and(|publish| publish.key_verifier.is_some())
+    };
+    cluster.tenant.until("show", "to have a key verifier", SOON, verified).await?;
+    let url = cluster.node.rtmp("LiveApp", "show")?;
+
+    assert_eq!(rtmp::publish(&url).await?.refused()?, "NetStream.Publish.Denied");
+    assert_eq!(rtmp::publish(&format!("{url}?key=wrong")).await?.refused()?, "NetStream.Publish.Denied");
+    let publisher = Publisher::ffmpeg(cluster.folder.path(), "publisher", &format!("{url}?key=s3cr3t")).await?;
+    publisher.stop_after(&cluster.receiver, 1).await?;
+
+    cluster.receiver.wait_for(2, SOON).await?;
+    for log in [cluster.node.process.log(), cluster.operator.process.log()] {
+        assert!(!log.contains("s3cr3t"), "a log shows the key");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_node_ends_its_sessions_once_by_its_pod_or_by_its_lease() -> Result<()> {
+    let mut cluster = Cluster::new("killed", json!({})).await?;
+    let mut other = node(&cluster.tenant, &cluster.folder, "media-live-2").await?.start().await?;
+    cluster.broadcast("by-pod").await?;
+    cluster.broadcast("by-lease").await?;
+    let _one = cluster.ffmpeg("by-pod").await?;
+    let url = other.rtmp("LiveApp", "by-lease")?;
+    let _two = Publisher::ffmpeg(cluster.folder.path(), "publisher-by-lease", &url).await?;
+    cluster.receiver.wait_for(2, SOON).await?;
+
+    cluster.node.process.kill()?;
+    other.process.kill()?;
+    identity::delete_pod(&cluster.tenant.admin, &cluster.tenant.namespace, "media-live-1").await?;
+
+    let requests = cluster.receiver.wait_for(4, LEASE_EXPIRED).await?;
+    let ended: Vec<_> = requests[2..].iter().filter_map(|request| request.field("id")).collect();
+    assert_eq!(ended, ["by-pod", "by-lease"], "the pod's end is seen at once, the Lease's later");
+    assert!(requests[2..].iter().all(|request| request.field("reason").as_deref() == Some("NodeLost")));
+    cluster.tenant.settled("by-pod", 2, SOON).await?;
+    cluster.tenant.settled("by-lease", 2, SOON).await?;
+    assert_eq!(cluster.receiver.requests().len(), 4, "one end each");
+    cluster.receiver.check_promises()
+}
+
+#[tokio::test]
+async fn a_stopped_node_ends_its_sessions_before_it_exits() -> Result<()> {
+    let mut cluster = Cluster::new("drain", json!({})).await?;
+    cluster.broadcast("show").await?;
+    let _publisher = cluster.ffmpeg("show").await?;
+    cluster.receiver.wait_for(1, SOON).await?;
+
+    let status = cluster.node.process.stop(SOON).await?;
+
+    assert!(status.success(), "{status}");
+    let ended =
+        cluster.tenant.until("show", "to have ended", Duration::from_secs(1), is(BroadcastState::Ended)).await?;
+    assert_eq!(ended.status_or_default().session.epoch, 1, "by the node itself");
+    let requests = cluster.receiver.wait_for(2, SOON).await?;
+    assert_eq!(requests[1].field("reason").as_deref(), Some("NodeShutdown"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_restart_of_the_api_server_in_mid_stream_is_not_noticed() -> Result<()> {
+    let cluster = Cluster::alone("restart", json!({})).await?;
+    cluster.broadcast("show").await?;
+    let mut publisher = cluster.ffmpeg("show").await?;
+    cluster.receiver.wait_for(1, SOON).await?;
+
+    for _ in 0..2 {
+        cluster.tenant.plane.kill_api()?;
+        cluster.tenant.plane.start_api().await?;
+    }
+    let url = cluster.node.rtmp("LiveApp", "show")?;
+    let played = media::play_with_ffmpeg(cluster.folder.path(), "player", &url).await?;
+    publisher.process.must_run()?;
+    publisher.stop().await?;
+
+    let requests = cluster.receiver.wait_for(2, SOON).await?;
+    assert!(played.frames >= 40, "{played:?}");
+    assert_eq!(requests[1].field("reason").as_deref(), Some("PublisherClosed"));
+    assert_eq!(requests[0].field("session"), requests[1].field("session"));
+    cluster.receiver.check_promises()
+}
+
+#[tokio::test]
+async fn an_outage_delays_ends_and_keeps_their_times() -> Result<()> {
+    let mut cluster = Cluster::alone("outage", json!({})).await?;
+    cluster.broadcast("ends").await?;
+    cluster.broadcast("stays").await?;
+    let ends = cluster.ffmpeg("ends").await?;
+    let mut stays = cluster.ffmpeg("stays").await?;
+    cluster.receiver.wait_for(2, SOON).await?;
+
+    // Twice the Lease, the first half as a partition looks, the second as a dead server. The node dies in it too.
+    cluster.tenant.plane.freeze_api()?;
+    ends.stop().await?;
+    let ended = Timestamp::now();
+    wait::throughout("the API server is frozen", Duration::from_secs(15), async || stays.process.must_run()).await?;
+    cluster.tenant.plane.kill_api()?;
+    wait::throughout("the API server is gone", Duration::from_secs(15), async || stays.process.must_run()).await?;
+    assert!(rtmp::publish(&cluster.node.rtmp("LiveApp", "other")?).await?.refused().is_ok(), "no answer, no publisher");
+    cluster.tenant.plane.start_api().await?;
+
+    let requests = cluster.receiver.wait_for(3, SOON).await?;
+    let end = requests.iter().find(|request| request.action() == "liveStreamEnded").unwrap();
+    assert_eq!(end.field("id").as_deref(), Some("ends"), "an outage is not node loss");
+    assert_eq!(end.field("reason").as_deref(), Some("PublisherClosed"));
+    let told = Timestamp::from_millisecond(end.field("timestamp").unwrap().parse()?)?;
+    let late = told.duration_since(ended).as_secs_f64();
+    assert!(late.abs() < 5.0, "the end is told {late} s after it was");
+    stays.process.must_run()?;
+    stays.stop().await?;
+    cluster.receiver.wait_for(4, SOON).await?;
+    cluster.node.process.must_run()?;
+    cluster.receiver.check_promises()
+}

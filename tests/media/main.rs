@@ -1,0 +1,8 @@
+//! The media-node with the clients that people use: standalone, and as a node of a cluster.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
+
+mod cluster;
+mod hostile;
+mod standalone;
+mod stories;
