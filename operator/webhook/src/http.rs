@@ -4,7 +4,7 @@ use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
 
 use jiff::Timestamp;
 use reqwest::{
-    Certificate, Client as Inner, Response,
+    Certificate, Client as Inner, ClientBuilder, Response,
     dns::{Addrs, Name, Resolve, Resolving},
     header::{CONTENT_TYPE, RETRY_AFTER},
     redirect,
@@ -34,9 +34,9 @@ pub struct Client(Inner);
 /// The client cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the additional CA certificates are no PEM bundle")]
+    #[error("the additional certificate authorities are no PEM bundle")]
     Certificates { source: reqwest::Error },
-    #[error("failed to make the client for hooks; are the system's CA certificates installed?")]
+    #[error("failed to make the client for hooks")]
     Build { source: reqwest::Error },
 }
 
@@ -55,27 +55,25 @@ pub struct Request<'a> {
 
 impl Client {
     /// Makes the client. It trusts the system's certificate authorities and those in `more_authorities`, a PEM bundle that
-    /// may be empty.
+    /// may be empty. On a system without any, receivers with https fail as [`Failure::Tls`] and others work.
     ///
     /// # Errors
-    /// When a certificate does not parse, or there are no authorities to trust.
+    /// When a certificate does not parse.
     pub fn new(more_authorities: &[u8]) -> Result<Self, Error> {
         // Fails when the process has a provider already, and then that one serves.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let authorities =
             Certificate::from_pem_bundle(more_authorities).map_err(|source| Error::Certificates { source })?;
-        let client = Inner::builder()
-            .tls_certs_merge(authorities)
-            .user_agent(USER_AGENT)
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .no_proxy()
-            .dns_resolver(SystemDns)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .build()
-            .map_err(|source| Error::Build { source })?;
+        let client = match builder().tls_certs_merge(authorities.clone()).build() {
+            Ok(client) => client,
+            Err(error) => {
+                let client = builder().tls_certs_only(authorities).build();
+                let client = client.map_err(|source| Error::Build { source })?;
+                let error = &error as &dyn StdError;
+                tracing::warn!(error, "the system has no certificate authorities: hooks to https fail; install them");
+                client
+            }
+        };
         Ok(Self(client))
     }
 
@@ -101,6 +99,18 @@ impl Client {
             Err(error) => Outcome::Failed(classify(&error)),
         }
     }
+}
+
+fn builder() -> ClientBuilder {
+    Inner::builder()
+        .user_agent(USER_AGENT)
+        .redirect(redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .no_proxy()
+        .dns_resolver(SystemDns)
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(IDLE_PER_HOST)
 }
 
 fn answered(response: &Response, now: Timestamp) -> Outcome {
