@@ -1,7 +1,7 @@
 //! The session and event machine of a Broadcast, and the stores that keep it.
 //!
 //! State and event are one write: whoever opens or ends a session appends the event in the same patch. [`machine`] decides,
-//! without a clock or a connection; a [`Store`] commits; [`commit`] brings the two together. It sends no webhook.
+//! without a clock or a connection; a [`Store`] commits; [`commit()`] brings the two together. It sends no webhook.
 
 mod commit;
 #[cfg(any(test, feature = "conformance"))]
