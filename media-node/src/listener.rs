@@ -32,7 +32,8 @@ use crate::{
 };
 
 /// Connections that neither publish nor play yet. Each holds about 8 KiB; a burst of a few thousand viewers passes through
-/// in less than a second. When there are more the oldest is cut, so that a flood of idle ones keeps nobody out.
+/// in less than a second. When there are more, or as many as half the file descriptors, the oldest is cut, so that a flood of
+/// idle ones keeps nobody out.
 const MAX_PENDING: usize = 4_096;
 
 /// Longest time from accept to the connect command, TLS and handshake in it: a few round trips.
@@ -45,6 +46,13 @@ const BACKLOG: i32 = 4_096;
 
 /// Pause after an accept that failed, as it does without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Of the file descriptors, those for connections without a stream: the rest is for publishers and viewers.
+fn max_pending() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let half = limit.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
+    MAX_PENDING.min(half)
+}
 
 /// Lets this process have as many file descriptors as it may: each connection is one, and many shells give 1,024.
 pub fn raise_file_limit() {
@@ -77,6 +85,7 @@ pub async fn serve<S: Store>(
     node: Arc<Node<S>>,
     tasks: TaskTracker,
 ) {
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -84,11 +93,15 @@ pub async fn serve<S: Store>(
         };
         match accepted {
             Ok((stream, peer)) => {
+                failing = false;
                 node.metrics.accepted(protocol);
                 tasks.spawn(serve_stream(stream, peer, tls.clone(), protocol, Arc::clone(&node)));
             }
             Err(error) => {
-                warn!(%error, "failed to accept a connection");
+                // one line for each time that it begins: it lasts until somebody leaves
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(%error, "failed to accept a connection; it is tried again until it succeeds");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -211,11 +224,12 @@ fn over(peer: SocketAddr, closed: &Closed) -> Result<Option<Wanted>, RefusalReas
 }
 
 /// The connections that neither publish nor play yet, oldest first. Clones share them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Pending(Arc<Mutex<Waitlist>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waitlist {
+    max: usize,
     next: u64,
     waiting: BTreeMap<u64, Arc<Notify>>,
 }
@@ -229,6 +243,12 @@ pub struct Waiting {
     _counted: crate::metrics::Counted,
 }
 
+impl Default for Pending {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Waitlist { max: max_pending(), next: 0, waiting: BTreeMap::new() })))
+    }
+}
+
 impl Pending {
     /// Takes a place. If there are too many the oldest loses its.
     #[must_use]
@@ -238,7 +258,7 @@ impl Pending {
         let number = list.next;
         list.next += 1;
         list.waiting.insert(number, Arc::clone(&evicted));
-        if list.waiting.len() > MAX_PENDING
+        if list.waiting.len() > list.max
             && let Some((_, oldest)) = list.waiting.pop_first()
         {
             oldest.notify_one();
@@ -277,7 +297,7 @@ mod tests {
     async fn the_oldest_pending_connection_gives_way_to_the_newest() {
         let (pending, metrics) = (Pending::default(), Metrics::new(&mut Registry::default()));
         let oldest = pending.enter(&metrics, Protocol::Rtmp);
-        let others: Vec<_> = (1..MAX_PENDING).map(|_| pending.enter(&metrics, Protocol::Rtmp)).collect();
+        let others: Vec<_> = (1..max_pending()).map(|_| pending.enter(&metrics, Protocol::Rtmp)).collect();
         assert!(oldest.evicted().now_or_never().is_none());
 
         let newest = pending.enter(&metrics, Protocol::Rtmp);

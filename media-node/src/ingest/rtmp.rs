@@ -48,10 +48,14 @@ pub async fn publish<S: Store, I: Io>(
         id: &request.id,
         key: request.key.as_ref().map(rtmp::name::Key::expose),
     };
+    // as long as it is not admitted it may lose its place to newer ones
+    let waiting = node.pending.enter(&node.metrics, connection.protocol);
     let admitted = tokio::select! {
         admitted = node.admission.admit(asked) => admitted,
+        () = waiting.evicted() => Err(RefusalReason::TooManyPending),
         () = node.shutdown.cancelled() => Err(RefusalReason::ShuttingDown),
     };
+    drop(waiting);
     match admitted {
         Ok(admitted) => {
             connection.session().accept();
