@@ -88,7 +88,8 @@ impl View {
             name: spec.name.clone(),
             description: spec.description.clone(),
             publish: true,
-            date: broadcast.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_millisecond()),
+            // A store keeps it in whole seconds, though its answer to a creation may be finer.
+            date: broadcast.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second() * 1000),
             planned_start_date: 0,
             planned_end_date: 0,
             duration: i64::try_from(duration.max(0)).unwrap_or(i64::MAX),

@@ -143,9 +143,10 @@ async fn version_1_ignores_an_id_and_version_2_takes_it() {
 async fn a_broadcast_is_shown_through_its_life() {
     let server = Server::local();
     let body = r#"{"streamId":"studio"}"#;
-    server.post("/LiveApp/rest/v2/broadcasts/create", body).await;
+    let made = server.post("/LiveApp/rest/v2/broadcasts/create", body).await;
     let path = "/LiveApp/rest/v2/broadcasts/studio";
-    assert_eq!(server.get(path).await.body["status"], "created");
+    assert_eq!(made.body["status"], "created");
+    assert_eq!(server.get(path).await.body, made.body, "it is shown as it was created");
     let (start, end) = ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-01T00:01:00Z".parse().unwrap());
     let address = Some("10.0.0.7".to_owned());
     let claim = Claim { id: "c".into(), node: "n".into(), address, protocol: Protocol::Rtmp, time: start };
