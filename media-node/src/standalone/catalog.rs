@@ -129,3 +129,54 @@ impl Resolver for Catalog {
         Settings::of(broadcast, &pool.spec, secret.as_deref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(name: &str, app: &str) -> MediaPool {
+        let mut pool = MediaPool::new(name, MediaPoolSpec { app: app.into(), ..MediaPoolSpec::default() });
+        pool.metadata.namespace = Some(NAMESPACE.into());
+        pool
+    }
+
+    fn catalog() -> (Catalog, Apps, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("ledger.sqlite")).unwrap();
+        let apps = Apps::default();
+        (Catalog::new(store, apps.clone(), pool(DEFAULT_POOL, "LiveApp")), apps, folder)
+    }
+
+    #[test]
+    fn one_application_is_one_pools() {
+        let (catalog, apps, _folder) = catalog();
+
+        let left_out = catalog.set(vec![pool("events", "Events"), pool("more", "LiveApp")], BTreeMap::new());
+
+        assert_eq!(left_out, ["MediaPool more: its app LiveApp is that of the MediaPool default"]);
+        assert_eq!(catalog.pools(), ["default", "events"]);
+        assert_eq!((apps.pool("LiveApp"), apps.pool("Events")), (Some("default".into()), Some("events".into())));
+    }
+
+    #[test]
+    fn a_manifest_takes_the_place_of_the_flags_pool() {
+        let (catalog, apps, _folder) = catalog();
+
+        assert_eq!(catalog.set(vec![pool(DEFAULT_POOL, "Other")], BTreeMap::new()), Vec::<String>::new());
+
+        assert_eq!((apps.pool("LiveApp"), apps.pool("Other")), (None, Some("default".into())));
+    }
+
+    #[test]
+    fn a_secrets_text_is_without_the_files_line_feed_and_never_shown() {
+        let (catalog, _, _folder) = catalog();
+        let secret = Secret([("key".to_owned(), "hunter2\n".to_owned())].into());
+        assert!(!format!("{secret:?}").contains("hunter2"));
+
+        catalog.set(Vec::new(), [("keys".to_owned(), secret)].into());
+
+        let wanted = |key: &str| SecretKeyRef { name: "keys".into(), key: key.into() };
+        assert_eq!(catalog.secret(&wanted("key")).as_deref(), Some("hunter2"));
+        assert_eq!(catalog.secret(&wanted("other")), None);
+    }
+}

@@ -114,3 +114,94 @@ impl Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::registry::Registry;
+    use tallylight_crds::{
+        Admission, BroadcastSpec, EPHEMERAL_LABEL, HOOKS_FINALIZER, MediaPool, MediaPoolSpec, Protocol,
+    };
+    use tempfile::TempDir;
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+    use crate::{
+        admission::Apps,
+        claim::{Control, Identity, OnAir},
+        metrics::Metrics,
+        standalone::NAMESPACE,
+    };
+
+    /// A follower over a store, without a receiver: events are settled unsent.
+    struct Rig {
+        store: SqliteStore,
+        claims: Claims<SqliteStore>,
+        control: (mpsc::Sender<Control>, mpsc::Receiver<Control>),
+        follower: Follower,
+        _folder: TempDir,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = SqliteStore::open(&folder.path().join("ledger.sqlite")).unwrap();
+            let mut registry = Registry::default();
+            let identity = Identity { namespace: NAMESPACE.into(), node: "node".into(), address: None };
+            let metrics = Metrics::new(&mut registry);
+            let (claims, _) = Claims::open(store.clone(), identity, folder.path(), metrics).unwrap();
+            let spec = MediaPoolSpec { app: "LiveApp".into(), admission: Admission::Open, ..Default::default() };
+            let mut pool = MediaPool::new("default", spec);
+            pool.metadata.namespace = Some(NAMESPACE.into());
+            let catalog = Catalog::new(store.clone(), Apps::default(), pool);
+            let client = webhook::http::Client::new(&[]).unwrap();
+            let dispatcher =
+                Dispatcher::new(store.clone(), catalog, client, webhook::Options::default(), &mut registry);
+            let follower = Follower::new(store.clone(), claims.clone(), dispatcher);
+            Self { store, claims, control: mpsc::channel(1), follower, _folder: folder }
+        }
+
+        async fn on_air(&self, ephemeral: bool) -> OnAir {
+            let mut broadcast =
+                Broadcast::new("studio", BroadcastSpec { pool: "default".into(), ..Default::default() });
+            broadcast.metadata.namespace = Some(NAMESPACE.into());
+            broadcast.metadata.finalizers = Some(vec![HOOKS_FINALIZER.into()]);
+            broadcast.metadata.labels = ephemeral.then(|| [(EPHEMERAL_LABEL.to_owned(), "true".to_owned())].into());
+            let known = self.store.create(&broadcast).await.unwrap();
+            let time = Timestamp::now();
+            self.claims.claim(&known, Protocol::Rtmp, time, self.control.0.clone()).await.unwrap()
+        }
+
+        /// Follows until the Broadcast is gone.
+        async fn gone(&self) {
+            let mut changes = self.store.subscribe();
+            let wait = async { while !matches!(changes.recv().await, Ok(Change::Deleted { .. })) {} };
+            tokio::select! {
+                gone = timeout(Duration::from_secs(20), wait) => gone.expect("the Broadcast goes within 20 s"),
+                () = self.follower.follow() => panic!("the follower ended"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_ephemeral_broadcast_goes_when_its_end_is_settled() {
+        let rig = Rig::new();
+        let session = rig.on_air(true).await;
+        rig.claims.end(session, Reason::PublisherClosed, Timestamp::now());
+
+        rig.gone().await;
+    }
+
+    #[tokio::test]
+    async fn a_broadcast_that_is_deleted_on_air_is_stopped_and_then_goes() {
+        let mut rig = Rig::new();
+        let session = rig.on_air(false).await;
+        let broadcast = session.broadcast();
+        rig.store.delete(&Key::of(broadcast), broadcast.metadata.uid.as_deref().unwrap()).await.unwrap();
+
+        rig.gone().await;
+
+        assert_eq!(rig.control.1.try_recv(), Ok(Control::Stopped));
+    }
+}
