@@ -520,6 +520,30 @@ async fn an_old_reading_that_arrives_late_repeats_no_delivery() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_hangs_holds_up_no_other_broadcast() {
+    let (hung, well) = (Receiver::start([]).await, Receiver::start([]).await);
+    hung.answer(Answer::Never);
+    let world = World::to(&well).await;
+    let studio = world.read().await;
+    for number in 0..20 {
+        let mut other = Broadcast::new(&format!("other-{number}"), studio.spec.clone());
+        other.metadata.namespace = Some("default".into());
+        other.spec.listener_hook_url = Some(hung.url.clone());
+        let other = world.store.create(&other).await.unwrap();
+        let time = START.parse().unwrap();
+        let claim = Claim { id: "c".into(), node: "n".into(), address: None, protocol: Protocol::Rtmp, time };
+        commit(&world.store, &other, &Input::Claim(claim)).await.unwrap();
+    }
+    hung.wait_for(20).await;
+
+    world.publish().await;
+    world.unpublish().await;
+
+    world.acked(2).await;
+    assert_eq!(hung.got().len(), 20, "each of them waits for its own answer");
+}
+
+#[tokio::test]
 async fn a_retry_after_is_waited_for() {
     let receiver = Receiver::start([Answer::RetryAfter(503, "600")]).await;
     let world = World::to(&receiver).await;
