@@ -35,8 +35,9 @@ pub struct Lane {
     failures: u32,
     /// What the status is to say between two attempts.
     between: Written,
-    /// What the status says.
-    stored: Option<Written>,
+    /// What of that was written down last, here or by the process before. What another operator writes is not answered: two
+    /// would go on correcting each other.
+    written: Option<Written>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +111,7 @@ impl Lane {
             phase: Phase::Ready,
             failures: 0,
             between: resumed.unwrap_or_else(idle),
-            stored,
+            written: stored,
         };
         lane.events.retain(|event| event.sequence > lane.settled);
         if lane.between.observed_generation.is_none_or(|written| Some(written) == generation) {
@@ -143,7 +144,6 @@ impl Lane {
         let known = self.last;
         self.last = hooks.last_sequence;
         self.acked = hooks.acked_sequence;
-        self.stored = hooks.lane;
         self.settle(self.acked);
         let settled = self.settled;
         self.events.extend(hooks.pending.into_iter().filter(|event| event.sequence > known.max(settled)));
@@ -221,15 +221,24 @@ impl Lane {
         }
     }
 
-    /// What is to be written down now, one write at a time; [`observe`](Self::observe) the store's answer.
+    /// What is to be written down now, one write at a time; tell [`wrote`](Self::wrote) when it is durable, and
+    /// [`observe`](Self::observe) the store's answer.
     #[must_use]
     pub fn next_write(&self) -> Option<Input> {
         if self.settled > self.acked {
             return Some(Input::Ack { through: self.settled, lane: Some(self.between.clone()) });
         }
-        let differs = self.stored.as_ref().map_or(self.between.state != LaneState::Idle, |s| *s != self.between);
+        let differs = self.written.as_ref().map_or(self.between.state != LaneState::Idle, |w| *w != self.between);
         // Without a pending event there is no first one to speak of; the next acknowledgement tidies up.
         (differs && !self.events.is_empty()).then(|| Input::SetLane(self.between.clone()))
+    }
+
+    /// Takes in that this is durable.
+    pub fn wrote(&mut self, input: &Input) {
+        match input {
+            Input::Ack { lane: Some(lane), .. } | Input::SetLane(lane) => self.written = Some(lane.clone()),
+            Input::Ack { lane: None, .. } | Input::Claim(_) | Input::End { .. } | Input::Close { .. } => {}
+        }
     }
 
     /// When [`next_due`](Self::next_due) is to be asked again, and why; `None` when only news can change the answer.

@@ -48,7 +48,7 @@ pub(super) struct Task<S, R> {
 
 /// What a write came to.
 enum Wrote {
-    Done(Box<Broadcast>),
+    Done(Box<Broadcast>, Input),
     /// The Broadcast is no more, or not the one that was known.
     Gone,
     Failed,
@@ -217,8 +217,9 @@ impl<S: Store, R: Resolver> Task<S, R> {
 
     fn wrote(&mut self, wrote: Wrote) -> Flow {
         match wrote {
-            Wrote::Done(broadcast) => {
+            Wrote::Done(broadcast, input) => {
                 self.writes_failed = 0;
+                self.lane.wrote(&input);
                 self.lane.observe(&broadcast);
                 self.known = Arc::from(broadcast);
                 Flow::Continue
@@ -253,7 +254,7 @@ async fn commit<S: Store, R: Resolver>(shared: Arc<Shared<S, R>>, known: Arc<Bro
     match tokio::time::timeout(WRITE, write).await {
         Ok(Ok(Committed::Done(broadcast))) => {
             crash::point(if is_ack { crash::Point::AfterAck } else { crash::Point::AfterLane });
-            Wrote::Done(broadcast)
+            Wrote::Done(broadcast, input)
         }
         Ok(Ok(Committed::Gone)) => Wrote::Gone,
         Ok(Ok(Committed::Rejected(rejection))) => {

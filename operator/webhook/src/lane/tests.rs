@@ -54,6 +54,7 @@ fn write(broadcast: &mut Broadcast, input: &Input) {
 fn save(lane: &mut Lane, broadcast: &mut Broadcast) {
     let input = lane.next_write().expect("something to write");
     write(broadcast, &input);
+    lane.wrote(&input);
     lane.observe(broadcast);
 }
 
@@ -210,6 +211,27 @@ fn an_event_that_another_operator_acknowledged_is_not_sent() {
     assert_eq!((lane.next_due(t0()), lane.next_write(), lane.poll_timeout()), (None, None, None));
 }
 
+#[test]
+fn two_operators_do_not_correct_each_other() {
+    let mut stored = broadcast(1);
+    let mut lanes = [Lane::load(&stored, 0, t0()), Lane::load(&stored, 0, t0())];
+    for lane in &mut lanes {
+        lane.next_due(t0()).unwrap();
+    }
+    lanes[0].record(&BUSY, t0());
+    lanes[1].record(&Outcome::Failed(Failure::Timeout), t0());
+    let mut writes = 0;
+    for turn in 0..10 {
+        let lane = &mut lanes[turn % 2];
+        lane.observe(&stored);
+        if lane.next_write().is_some() {
+            save(lane, &mut stored);
+            writes += 1;
+        }
+    }
+    assert_eq!(writes, 2);
+}
+
 #[derive(Debug, Clone)]
 enum Move {
     Append,
@@ -256,10 +278,10 @@ impl World {
             Move::Append => {}
             Move::Attempt(status) => self.attempt(*status),
             Move::Write | Move::LostAnswer => {
-                if let Some(input) = self.lane.next_write() {
-                    write(&mut self.stored, &input);
-                }
+                let Some(input) = self.lane.next_write() else { return };
+                write(&mut self.stored, &input);
                 if matches!(step, Move::Write) {
+                    self.lane.wrote(&input);
                     self.lane.observe(&self.stored);
                 }
             }
