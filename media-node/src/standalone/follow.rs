@@ -9,9 +9,13 @@ use ledger::{
     disposal::{self, Disposal},
 };
 use tallylight_crds::{Broadcast, Reason};
-use tokio::{sync::broadcast::error::RecvError, time::sleep};
+use tokio::{
+    sync::{Semaphore, broadcast::error::RecvError},
+    task::JoinSet,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 use webhook::Dispatcher;
 
 use super::catalog::Catalog;
@@ -20,11 +24,15 @@ use crate::claim::Claims;
 /// Pause before a ledger that could not be read is read again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Disposals at once: as many as the store's writer puts into one transaction. More wait their turn.
+const DISPOSALS: usize = 64;
+
 /// Follows the ledger.
 pub(super) struct Follower {
     store: SqliteStore,
     claims: Claims<SqliteStore>,
     dispatcher: Dispatcher<SqliteStore, Catalog>,
+    disposing: Arc<Semaphore>,
 }
 
 /// Waits until no event waits for its receiver any more.
@@ -48,7 +56,7 @@ impl Follower {
         claims: Claims<SqliteStore>,
         dispatcher: Dispatcher<SqliteStore, Catalog>,
     ) -> Self {
-        Self { store, claims, dispatcher }
+        Self { store, claims, dispatcher, disposing: Arc::new(Semaphore::new(DISPOSALS)) }
     }
 
     /// Runs until cancelled.
@@ -58,12 +66,13 @@ impl Follower {
     }
 
     async fn follow(&self) {
+        let mut disposals = JoinSet::new();
         loop {
             let mut changes = self.store.subscribe();
             match self.store.list().await {
                 Ok(all) => {
                     for broadcast in all {
-                        self.applied(&Arc::new(broadcast)).await;
+                        self.applied(&Arc::new(broadcast), &mut disposals);
                     }
                 }
                 Err(error) => {
@@ -74,7 +83,7 @@ impl Follower {
             }
             loop {
                 match changes.recv().await {
-                    Ok(Change::Applied(broadcast)) => self.applied(&broadcast).await,
+                    Ok(Change::Applied(broadcast)) => self.applied(&broadcast, &mut disposals),
                     Ok(Change::Deleted { key, uid }) => {
                         self.claims.observe_gone(&key);
                         self.dispatcher.forget(&uid);
@@ -87,30 +96,38 @@ impl Follower {
         }
     }
 
-    async fn applied(&self, broadcast: &Arc<Broadcast>) {
+    fn applied(&self, broadcast: &Arc<Broadcast>, disposals: &mut JoinSet<()>) {
         self.claims.observe(broadcast);
         self.dispatcher.observe(broadcast);
-        let key = Key::of(broadcast);
-        if let Err(error) = self.dispose(&key, broadcast).await {
-            warn!(broadcast = %key, error = &error as &dyn std::error::Error, "failed to dispose of a Broadcast; the next change of it, or the next start, tries again");
+        while disposals.try_join_next().is_some() {}
+        let next = disposal::next(broadcast);
+        if next != Disposal::None {
+            // beside this loop: an event must not wait for the write that ends another Broadcast
+            let disposal = dispose(self.store.clone(), next, Arc::clone(broadcast), Arc::clone(&self.disposing));
+            disposals.spawn(disposal);
         }
     }
+}
 
-    async fn dispose(&self, key: &Key, broadcast: &Broadcast) -> Result<(), Error> {
-        let uid = broadcast.metadata.uid.as_deref().unwrap_or_default();
-        match disposal::next(broadcast) {
-            Disposal::None => Ok(()),
-            Disposal::End(owner) => {
-                let input = Input::Close { owner, reason: Reason::Stopped, time: Timestamp::now() };
-                let committed = ledger::commit(&self.store, broadcast, &input).await?;
-                debug!(broadcast = %key, ?committed, "session of a deleted Broadcast ended");
-                Ok(())
-            }
-            Disposal::Release => self.store.release(key, uid).await,
-            Disposal::Delete => match self.store.delete(key, uid).await {
-                Ok(()) | Err(Error::NotFound | Error::Conflict) => Ok(()),
-                Err(error) => Err(error),
-            },
+async fn dispose(store: SqliteStore, next: Disposal, broadcast: Arc<Broadcast>, at_once: Arc<Semaphore>) {
+    let Ok(_permit) = at_once.acquire().await else { return }; // it is never closed
+    let key = Key::of(&broadcast);
+    let uid = broadcast.metadata.uid.as_deref().unwrap_or_default();
+    let done = match next {
+        Disposal::None => Ok(()),
+        Disposal::End(owner) => {
+            let input = Input::Close { owner, reason: Reason::Stopped, time: Timestamp::now() };
+            ledger::commit(&store, &broadcast, &input).await.map(|_| ())
+        }
+        Disposal::Release => store.release(&key, uid).await,
+        Disposal::Delete => store.delete(&key, uid).await,
+    };
+    match done {
+        // it went on meanwhile, and its change is on the way here
+        Ok(()) | Err(Error::NotFound | Error::Conflict) => {}
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(broadcast = %key, error, "failed to dispose of a Broadcast; its next change, or the next start, tries again");
         }
     }
 }
