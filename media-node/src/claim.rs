@@ -14,7 +14,7 @@ use std::{
 use jiff::Timestamp;
 use ledger::{Claim, Committed, Error, Input, Key, Owner, Rejection, Store};
 use media_core::broadcast::Denied;
-use tallylight_crds::{Broadcast, Protocol, Reason, Session, SessionState};
+use tallylight_crds::{Broadcast, Protocol, Reason, SessionState};
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep, timeout},
@@ -103,7 +103,16 @@ struct Held {
     uid: String,
     /// `None` while the claim is under way.
     owner: Option<Owner>,
+    /// What was observed meanwhile: it may be newer than the claim's answer.
+    meanwhile: Option<Observed>,
     control: mpsc::Sender<Control>,
+}
+
+/// A Broadcast as it is in the store.
+#[derive(Debug, Clone)]
+enum Observed {
+    There(Box<Broadcast>),
+    Gone,
 }
 
 impl OnAir {
@@ -233,12 +242,9 @@ impl<S: Store> Claims<S> {
     pub fn observe(&self, broadcast: &Broadcast) {
         let key = Key::of(broadcast);
         let session = broadcast.status_or_default().session;
-        let state = self.state();
-        if let Some(held) = state.held.get(&key) {
-            if let Some(control) = held.verdict(broadcast, &session) {
-                held.send(control);
-            }
-            return;
+        let mut state = self.state();
+        if let Some(held) = state.held.get_mut(&key) {
+            return held.observe(|| Observed::There(Box::new(broadcast.clone())));
         }
         let ours = session.state == SessionState::Open && session.node.as_ref() == Some(&self.0.identity.node);
         if ours && !state.settling.contains(&key) {
@@ -249,8 +255,8 @@ impl<S: Store> Claims<S> {
 
     /// Takes note that a Broadcast is gone.
     pub fn observe_gone(&self, key: &Key) {
-        if let Some(held) = self.state().held.get(key).filter(|held| held.owner.is_some()) {
-            held.send(Control::Stopped);
+        if let Some(held) = self.state().held.get_mut(key) {
+            held.observe(|| Observed::Gone);
         }
     }
 
@@ -392,6 +398,9 @@ impl<S: Store> Claims<S> {
     fn hold(&self, key: &Key, owner: Owner) {
         if let Some(held) = self.state().held.get_mut(key) {
             held.owner = Some(owner);
+            if let Some(meanwhile) = held.meanwhile.take() {
+                held.observe(|| meanwhile);
+            }
         }
     }
 
@@ -441,14 +450,29 @@ fn denied(key: &Key, rejection: &Rejection) -> Denied {
 }
 
 impl Held {
+    /// Tells the publisher what others did to its session. While the claim is under way nobody can say whose session it is.
+    fn observe(&mut self, observed: impl FnOnce() -> Observed) {
+        let Some(owner) = self.owner else {
+            self.meanwhile = Some(observed());
+            return;
+        };
+        let control = match observed() {
+            Observed::There(broadcast) => self.verdict(&broadcast, owner),
+            Observed::Gone => Some(Control::Stopped),
+        };
+        if let Some(control) = control {
+            // A full channel holds a control already, and a closed one has no publisher.
+            let _told = self.control.try_send(control);
+        }
+    }
+
     /// What a Broadcast in the store means for the publisher that holds it.
-    fn verdict(&self, broadcast: &Broadcast, session: &Session) -> Option<Control> {
-        // while the claim is under way its answer tells
-        let owner = self.owner?;
+    fn verdict(&self, broadcast: &Broadcast, owner: Owner) -> Option<Control> {
         if broadcast.metadata.uid.as_ref() != Some(&self.uid) {
             return Some(Control::Stopped);
         }
-        let seen = Owner::of(session);
+        let session = broadcast.status_or_default().session;
+        let seen = Owner::of(&session);
         let is_old = (seen.ordinal, seen.epoch) < (owner.ordinal, owner.epoch);
         let is_ours = seen == owner && session.state == SessionState::Open;
         if is_old || is_ours {
@@ -456,11 +480,6 @@ impl Held {
         }
         let deleted = broadcast.metadata.deletion_timestamp.is_some();
         Some(if deleted { Control::Stopped } else { Control::Fenced })
-    }
-
-    fn send(&self, control: Control) {
-        // A full channel holds a control already, and a closed one has no publisher.
-        let _told = self.control.try_send(control);
     }
 }
 
@@ -478,7 +497,7 @@ impl<'a, S: Store> Attempt<'a, S> {
         let uid = known.metadata.uid.clone().unwrap_or_default();
         let claim_id = uuid::Uuid::new_v4().to_string();
         let key = Key::of(known);
-        let held = Held { uid: uid.clone(), owner: None, control };
+        let held = Held { uid: uid.clone(), owner: None, meanwhile: None, control };
         claims.state().held.insert(key.clone(), held);
         Self { claims, key, uid, claim_id, answered: false }
     }

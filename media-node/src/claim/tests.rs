@@ -326,3 +326,27 @@ async fn an_open_session_that_no_publisher_has_is_ended() {
 
     assert_eq!(rig.events().await, ["started", "ended PublisherLost"]);
 }
+
+#[tokio::test]
+async fn a_close_that_is_seen_before_the_claims_answer_is_not_missed() {
+    let mut rig = Rig::new().await;
+    let known = rig.read().await;
+    rig.weather(Weather::Hangs);
+    let claim = rig.claims.claim(&known, Protocol::Rtmp, Timestamp::now(), rig.control.0.clone());
+    let mut claim = std::pin::pin!(claim);
+    tokio::select! {
+        _claimed = &mut claim => panic!("the answer never comes"),
+        () = async { while rig.events().await.is_empty() { tokio::task::yield_now().await } } => {}
+    }
+    let open = rig.read().await;
+    let owner = Owner::of(&open.status_or_default().session);
+    let close = Input::Close { owner, reason: Reason::Stopped, time: Timestamp::now() };
+    ledger::commit(&rig.store.store, &open, &close).await.unwrap();
+    let closed = rig.read().await;
+
+    rig.claims.observe(&closed);
+    assert!(rig.control.1.try_recv().is_err(), "nobody knows yet whose session it was");
+    rig.claims.hold(&Key::of(&closed), owner);
+
+    assert_eq!(rig.control.1.try_recv(), Ok(Control::Fenced));
+}
