@@ -10,7 +10,10 @@ use ledger::{Error, Key, Store};
 use tallylight_crds::{
     Admission as PoolAdmission, Broadcast, BroadcastSpec, EPHEMERAL_LABEL, HOOKS_FINALIZER, SessionState, StreamId,
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tracing::{debug, warn};
 
 use crate::{
@@ -114,9 +117,6 @@ impl<S: Store> Admission<S> {
     async fn decide(&self, request: Request<'_>) -> Result<Admitted, RefusalReason> {
         let pool = self.apps.pool(request.app).ok_or(RefusalReason::UnknownApp)?;
         let id = StreamId::parse(request.id).map_err(|_invalid| RefusalReason::UnknownStream)?;
-        let Ok(_permit) = self.concurrent.acquire().await else {
-            return Err(RefusalReason::ShuttingDown); // the semaphore is never closed
-        };
         let broadcast = self.find(&pool, &id).await?;
         self.check_key(&broadcast, request.key).await?;
         if broadcast.status_or_default().session.state == SessionState::Open {
@@ -129,17 +129,32 @@ impl<S: Store> Admission<S> {
         Ok(Admitted { broadcast, place })
     }
 
+    /// Finds the Broadcast of an admitted publisher anew, because the one that it was admitted to is gone: the last event of
+    /// an ephemeral Broadcast may be delivered, and it deleted, while the next publisher is on its way.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub async fn find_anew(&self, name: &Name) -> Result<Broadcast, RefusalReason> {
+        let pool = self.apps.pool(&name.app).ok_or(RefusalReason::UnknownApp)?;
+        self.find(&pool, &name.id).await
+    }
+
     /// The pool's Broadcast with that id, made now if the pool is open to any.
     async fn find(&self, pool: &str, id: &StreamId) -> Result<Broadcast, RefusalReason> {
         let key = Key::of_stream(&self.namespace, id);
         self.claims.settled(&key).await;
+        let Ok(_permit) = self.concurrent.acquire().await else {
+            return Err(RefusalReason::ShuttingDown); // the semaphore is never closed
+        };
         loop {
             match self.find_once(pool, id, &key).await {
-                Ok(found) => return found.ok_or(RefusalReason::UnknownStream),
+                Ok(Found::Yes(broadcast)) => return Ok(*broadcast),
+                Ok(Found::No) => return Err(RefusalReason::UnknownStream),
+                Ok(Found::Leaving) => sleep(RETRY).await,
                 Err(Error::Unavailable { source }) => {
                     self.metrics.store_error();
                     debug!(broadcast = %key, error = &*source as &dyn std::error::Error, "the store does not answer an admission");
-                    tokio::time::sleep(RETRY).await;
+                    sleep(RETRY).await;
                 }
                 Err(error) => {
                     warn!(broadcast = %key, %error, "the store refuses an admission");
@@ -149,19 +164,21 @@ impl<S: Store> Admission<S> {
         }
     }
 
-    async fn find_once(&self, pool: &str, id: &StreamId, key: &Key) -> Result<Option<Broadcast>, Error> {
-        let is_it = |b: &Broadcast| b.carries(id) && b.spec.pool == pool && b.metadata.deletion_timestamp.is_none();
+    async fn find_once(&self, pool: &str, id: &StreamId, key: &Key) -> Result<Found, Error> {
         if let Some(found) = self.store.get(key).await? {
-            return Ok(Some(found).filter(is_it));
+            return Ok(Found::of(found, pool, id));
         }
         let open =
             self.store.pool(&self.namespace, pool).await?.is_some_and(|p| p.spec.admission == PoolAdmission::Open);
         if !open {
-            return Ok(None);
+            return Ok(Found::No);
         }
         match self.store.create(&ephemeral(&self.namespace, pool, id)).await {
-            Ok(created) => Ok(Some(created)),
-            Err(Error::AlreadyExists) => Ok(self.store.get(key).await?.filter(is_it)),
+            Ok(created) => Ok(Found::Yes(Box::new(created))),
+            Err(Error::AlreadyExists) => {
+                let found = self.store.get(key).await?;
+                Ok(found.map_or(Found::Leaving, |found| Found::of(found, pool, id)))
+            }
             Err(error) => Err(error),
         }
     }
@@ -174,6 +191,26 @@ impl<S: Store> Admission<S> {
         let verifier = verifier.ok_or(RefusalReason::KeyNotReady)?;
         let key = key.ok_or(RefusalReason::WrongKey)?;
         if self.keys.fits(key, verifier).await { Ok(()) } else { Err(RefusalReason::WrongKey) }
+    }
+}
+
+/// What a look for a Broadcast found.
+enum Found {
+    Yes(Box<Broadcast>),
+    No,
+    /// An ephemeral one that is about to go: then the id is free again.
+    Leaving,
+}
+
+impl Found {
+    fn of(broadcast: Broadcast, pool: &str, id: &StreamId) -> Self {
+        let is_it = broadcast.carries(id) && broadcast.spec.pool == pool;
+        let leaves = broadcast.metadata.deletion_timestamp.is_some();
+        match (is_it, leaves) {
+            (true, false) => Self::Yes(Box::new(broadcast)),
+            (true, true) if broadcast.is_ephemeral() => Self::Leaving,
+            (true, true) | (false, _) => Self::No,
+        }
     }
 }
 

@@ -442,7 +442,8 @@ fn denied(key: &Key, rejection: &Rejection) -> Denied {
             info!(broadcast = %key, node, "claim refused: another publisher is on air");
             Denied::OnAir
         }
-        Rejection::LedgerFull | Rejection::Fenced | Rejection::NotAppended => {
+        Rejection::LedgerFull => Denied::LedgerFull,
+        Rejection::Fenced | Rejection::NotAppended => {
             warn!(broadcast = %key, %rejection, "claim refused");
             Denied::Unavailable
         }

@@ -362,6 +362,41 @@ async fn an_id_that_is_no_dns_label_gets_a_broadcast_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_publisher_whose_ephemeral_broadcast_goes_before_its_first_frame_gets_another() {
+    let rig = Rig::open().await;
+    let mut publisher = rig.publish("LiveApp/studio").await.unwrap();
+    let first = rig.read("studio").await.unwrap();
+    let (key, uid) = (Key::of(&first), first.metadata.uid.clone().unwrap());
+    rig.store.delete(&key, &uid).await.unwrap();
+    rig.store.release(&key, &uid).await.unwrap();
+
+    publisher.send(Kind::Video, 0, KEYFRAME).await;
+
+    rig.events_become("studio", &[STARTED]).await;
+    assert_ne!(rig.read("studio").await.unwrap().metadata.uid, Some(uid));
+}
+
+#[tokio::test]
+async fn a_publisher_waits_for_an_ephemeral_broadcast_that_is_going() {
+    let rig = Rig::open().await;
+    let mut publisher = rig.publish("LiveApp/studio").await.unwrap();
+    publisher.send(Kind::Video, 0, KEYFRAME).await;
+    rig.events_become("studio", &[STARTED]).await;
+    publisher.finish().await;
+    rig.events_become("studio", &[STARTED, Some(Reason::PublisherClosed)]).await;
+    let first = rig.read("studio").await.unwrap();
+    let (key, uid) = (Key::of(&first), first.metadata.uid.clone().unwrap());
+    rig.store.delete(&key, &uid).await.unwrap();
+
+    let (second, ()) = tokio::join!(rig.publish("LiveApp/studio"), async {
+        rig.metric_becomes("tallylight_node_connections_accepted_total{protocol=\"Rtmp\"} 2").await;
+        rig.store.release(&key, &uid).await.unwrap();
+    });
+
+    assert!(second.is_ok());
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_loses_the_publisher() {
     let rig = Rig::open().await;
     let mut publisher = rig.publish("LiveApp/studio").await.unwrap();

@@ -34,6 +34,8 @@ pub enum Denied {
     OnAir,
     /// The broadcast is gone.
     Gone,
+    /// Too many events wait for their receiver.
+    LedgerFull,
     /// The store refuses or fails.
     Unavailable,
 }
@@ -284,7 +286,8 @@ mod tests {
 
     fn any_input() -> impl Strategy<Value = Input> {
         let cause = prop_oneof![Just(Cause::Closed), Just(Cause::Lost), Just(Cause::Timeout), Just(Cause::Shutdown)];
-        let denied = prop_oneof![Just(Denied::OnAir), Just(Denied::Gone), Just(Denied::Unavailable)];
+        let denied =
+            prop_oneof![Just(Denied::OnAir), Just(Denied::Gone), Just(Denied::LedgerFull), Just(Denied::Unavailable)];
         prop_oneof![
             4 => Just(Input::Media),
             2 => Just(Input::Claimed),

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::{debug, info};
 
 use crate::{
-    admission::{self, Admitted},
+    admission::{self, Admission, Admitted},
     claim::{Claims, Control, OnAir},
     connection::{Closed, Connection, Io},
     hub::{Hub, Place},
@@ -103,6 +103,7 @@ struct Publisher<I, S> {
     tags: Tags,
     place: Place,
     broadcast: Broadcast,
+    admission: Admission<S>,
     claims: Claims<S>,
     claiming: Option<Claiming>,
     session: Option<OnAir>,
@@ -135,6 +136,7 @@ impl<I: Io, S: Store> Publisher<I, S> {
             tags: Tags::default(),
             place: admitted.place,
             broadcast: admitted.broadcast,
+            admission: node.admission.clone(),
             claims: node.claims.clone(),
             claiming: None,
             session: None,
@@ -285,7 +287,16 @@ impl<I: Io, S: Store> Publisher<I, S> {
         }
         let (claims, broadcast, control) = (self.claims.clone(), self.broadcast.clone(), self.control.0.clone());
         let time = Timestamp::now();
-        self.claiming = Some(Box::pin(async move { claims.claim(&broadcast, Protocol::Rtmp, time, control).await }));
+        let (admission, name) = (self.admission.clone(), self.place.name().clone());
+        self.claiming = Some(Box::pin(async move {
+            match claims.claim(&broadcast, Protocol::Rtmp, time, control.clone()).await {
+                Err(Denied::Gone) if broadcast.is_ephemeral() => {
+                    let broadcast = admission.find_anew(&name).await.map_err(|_refused| Denied::Gone)?;
+                    claims.claim(&broadcast, Protocol::Rtmp, time, control).await
+                }
+                answer => answer,
+            }
+        }));
     }
 
     fn end(&mut self, cause: Cause) {
@@ -315,6 +326,7 @@ impl<I: Io, S: Store> Publisher<I, S> {
             Leave::BeforeMedia(Cause::Shutdown) => self.refuse(RefusalReason::ShuttingDown),
             Leave::Denied(Denied::OnAir) => self.refuse(RefusalReason::AlreadyLive),
             Leave::Denied(Denied::Gone) | Leave::Stopped => self.refuse(RefusalReason::Stopped),
+            Leave::Denied(Denied::LedgerFull) => self.refuse(RefusalReason::LedgerFull),
             Leave::Denied(Denied::Unavailable) => self.refuse(RefusalReason::StoreUnavailable),
         }
     }
