@@ -177,7 +177,7 @@ impl Receiver {
         check_repeats(&requests)?;
         let mut by_broadcast: BTreeMap<String, Vec<Request>> = BTreeMap::new();
         for request in self.accepted() {
-            by_broadcast.entry(request.field("id").unwrap_or_default()).or_default().push(request);
+            by_broadcast.entry(request.field("broadcastUID").unwrap_or_default()).or_default().push(request);
         }
         for (broadcast, accepted) in by_broadcast {
             check_order(&accepted).with_context(|| format!("broadcast {broadcast}: {}", summary(&requests)))?;

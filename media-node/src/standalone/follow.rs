@@ -1,7 +1,7 @@
 //! Follows the ledger: tells publishers what others do to their sessions, hands events to the dispatcher, and brings
 //! Broadcasts that are deleted or done to their end. It is to a standalone server what the operator is to a cluster.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use ledger::{
@@ -69,8 +69,12 @@ impl Follower {
         let mut disposals = JoinSet::new();
         loop {
             let mut changes = self.store.subscribe();
+            // asked before the list: what is not in the list then is gone
+            let held = self.claims.held();
             match self.store.list().await {
                 Ok(all) => {
+                    let there: HashSet<Key> = all.iter().map(Key::of).collect();
+                    held.iter().filter(|key| !there.contains(key)).for_each(|gone| self.claims.observe_gone(gone));
                     for broadcast in all {
                         self.applied(&Arc::new(broadcast), &mut disposals);
                     }
