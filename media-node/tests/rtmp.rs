@@ -368,7 +368,7 @@ async fn a_publisher_whose_ephemeral_broadcast_goes_before_its_first_frame_gets_
     let first = rig.read("studio").await.unwrap();
     let (key, uid) = (Key::of(&first), first.metadata.uid.clone().unwrap());
     rig.store.delete(&key, &uid).await.unwrap();
-    rig.store.release(&key, &uid).await.unwrap();
+    rig.store.release(&rig.read("studio").await.unwrap()).await.unwrap();
 
     publisher.send(Kind::Video, 0, KEYFRAME).await;
 
@@ -387,10 +387,11 @@ async fn a_publisher_waits_for_an_ephemeral_broadcast_that_is_going() {
     let first = rig.read("studio").await.unwrap();
     let (key, uid) = (Key::of(&first), first.metadata.uid.clone().unwrap());
     rig.store.delete(&key, &uid).await.unwrap();
+    let leaving = rig.read("studio").await.unwrap();
 
     let (second, ()) = tokio::join!(rig.publish("LiveApp/studio"), async {
         rig.metric_becomes("tallylight_node_connections_accepted_total{protocol=\"Rtmp\"} 2").await;
-        rig.store.release(&key, &uid).await.unwrap();
+        rig.store.release(&leaving).await.unwrap();
     });
 
     assert!(second.is_ok());

@@ -143,18 +143,19 @@ pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Con
 }
 
 async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Action, Error> {
-    let (key, uid) = (Key::of(broadcast), broadcast.uid().unwrap_or_default());
     match disposal::next(broadcast) {
         Disposal::End(owner) => {
             close(broadcast, owner, Reason::Stopped, context).await?;
             return Ok(Action::await_change());
         }
         Disposal::Release => {
-            context.store.release(&key, &uid).await.map_err(|source| Error::Release { source })?;
-            return Ok(Action::await_change());
+            return match context.store.release(broadcast).await {
+                Ok(()) | Err(ledger::Error::Conflict) => Ok(Action::await_change()),
+                Err(source) => Err(Error::Release { source }),
+            };
         }
         Disposal::Delete => {
-            return match context.store.delete(&key, &uid).await {
+            return match context.store.delete_unchanged(broadcast).await {
                 Ok(()) | Err(ledger::Error::NotFound | ledger::Error::Conflict) => Ok(Action::await_change()),
                 Err(source) => Err(Error::Delete { source }),
             };

@@ -59,8 +59,11 @@ impl Store for Weathered {
     async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
         self.pass(self.store.delete(key, uid)).await
     }
-    async fn release(&self, key: &Key, uid: &str) -> Result<(), Error> {
-        self.pass(self.store.release(key, uid)).await
+    async fn delete_unchanged(&self, known: &Broadcast) -> Result<(), Error> {
+        self.pass(self.store.delete_unchanged(known)).await
+    }
+    async fn release(&self, known: &Broadcast) -> Result<(), Error> {
+        self.pass(self.store.release(known)).await
     }
     async fn sessions_of(&self, namespace: &str, node: &str) -> Result<Vec<Broadcast>, Error> {
         self.pass(self.store.sessions_of(namespace, node)).await

@@ -116,15 +116,14 @@ impl Follower {
 async fn dispose(store: SqliteStore, next: Disposal, broadcast: Arc<Broadcast>, at_once: Arc<Semaphore>) {
     let Ok(_permit) = at_once.acquire().await else { return }; // it is never closed
     let key = Key::of(&broadcast);
-    let uid = broadcast.metadata.uid.as_deref().unwrap_or_default();
     let done = match next {
         Disposal::None => Ok(()),
         Disposal::End(owner) => {
             let input = Input::Close { owner, reason: Reason::Stopped, time: Timestamp::now() };
             ledger::commit(&store, &broadcast, &input).await.map(|_| ())
         }
-        Disposal::Release => store.release(&key, uid).await,
-        Disposal::Delete => store.delete(&key, uid).await,
+        Disposal::Release => store.release(&broadcast).await,
+        Disposal::Delete => store.delete_unchanged(&broadcast).await,
     };
     match done {
         // it went on meanwhile, and its change is on the way here

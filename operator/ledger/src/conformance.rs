@@ -25,6 +25,7 @@ pub async fn run<S: Store>(store: &S, namespace: &str) {
     suite.a_stale_epoch_never_writes().await;
     suite.a_failed_test_changes_nothing().await;
     suite.another_broadcast_of_the_same_name_is_another().await;
+    suite.a_broadcast_that_was_claimed_is_not_deleted_as_idle().await;
     suite.a_held_broadcast_goes_when_it_is_released().await;
     suite.a_nodes_sessions_are_found().await;
     suite.many_writers_lose_nothing().await;
@@ -174,13 +175,27 @@ impl<S: Store> Suite<'_, S> {
         assert_eq!(self.get("again").await.status_or_default().hooks.last_sequence, 0);
     }
 
+    async fn a_broadcast_that_was_claimed_is_not_deleted_as_idle(&self) {
+        let idle = self.create("unchanged", &[]).await;
+        let live = self.done(&idle, &claim("c1", "n")).await;
+        let late = self.store.delete_unchanged(&idle).await;
+        assert!(matches!(late, Err(Error::Conflict)), "{late:?}");
+        assert_eq!(self.get("unchanged").await.metadata.deletion_timestamp, None);
+        self.store.delete_unchanged(&live).await.expect("it is as it was read");
+        assert!(self.store.get(&self.key("unchanged")).await.expect("the store answers").is_none());
+    }
+
     async fn a_held_broadcast_goes_when_it_is_released(&self) {
         let made = self.create("held", &[HOOKS_FINALIZER]).await;
         self.store.delete(&self.key("held"), uid(&made)).await.expect("it is there");
-        assert!(self.get("held").await.metadata.deletion_timestamp.is_some());
-        self.store.release(&self.key("held"), uid(&made)).await.expect("it is there");
+        let leaving = self.get("held").await;
+        assert!(leaving.metadata.deletion_timestamp.is_some());
+        let live = self.done(&leaving, &claim("c1", "n")).await;
+        let early = self.store.release(&leaving).await;
+        assert!(matches!(early, Err(Error::Conflict)), "its start is not settled: {early:?}");
+        self.store.release(&live).await.expect("it is as it was read");
         assert!(self.store.get(&self.key("held")).await.expect("the store answers").is_none());
-        self.store.release(&self.key("held"), uid(&made)).await.expect("a release may be repeated");
+        self.store.release(&live).await.expect("a release may be repeated");
     }
 
     async fn a_nodes_sessions_are_found(&self) {

@@ -97,6 +97,11 @@ impl KubeStore {
         Api::namespaced(self.client.clone(), namespace)
     }
 
+    async fn delete_if(&self, key: &Key, preconditions: Preconditions) -> Result<(), Error> {
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        answered(self.broadcasts(&key.namespace).delete(&key.name, &params)).await.map(|_| ())
+    }
+
     fn patch_params(&self) -> PatchParams {
         PatchParams {
             field_manager: Some(self.manager.to_owned()),
@@ -124,27 +129,28 @@ impl Store for KubeStore {
     }
 
     async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
-        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        answered(self.broadcasts(&key.namespace).delete(&key.name, &params)).await.map(|_| ())
+        self.delete_if(key, Preconditions { uid: Some(uid.to_owned()), resource_version: None }).await
     }
 
-    async fn release(&self, key: &Key, uid: &str) -> Result<(), Error> {
-        let api = self.broadcasts(&key.namespace);
-        let Some(found) = answered(api.get_metadata_opt(&key.name)).await? else {
-            return Ok(());
-        };
-        let finalizers = found.metadata.finalizers.unwrap_or_default();
-        let Some(at) = finalizers.iter().position(|f| f == HOOKS_FINALIZER) else {
+    async fn delete_unchanged(&self, known: &Broadcast) -> Result<(), Error> {
+        let (uid, resource_version) = (known.metadata.uid.clone(), known.metadata.resource_version.clone());
+        self.delete_if(&Key::of(known), Preconditions { uid, resource_version }).await
+    }
+
+    async fn release(&self, known: &Broadcast) -> Result<(), Error> {
+        let (key, metadata) = (Key::of(known), &known.metadata);
+        let Some(at) = metadata.finalizers.iter().flatten().position(|f| f == HOOKS_FINALIZER) else {
             return Ok(());
         };
         let place = PointerBuf::from_tokens(["metadata", "finalizers", &at.to_string()]);
+        let version = metadata.resource_version.as_deref().unwrap_or_default();
         let patch = JsonPatch(vec![
+            test(PointerBuf::from_tokens(["metadata", "resourceVersion"]), Value::from(version)),
             test(place.clone(), Value::from(HOOKS_FINALIZER)),
             PatchOperation::Remove(json_patch::RemoveOperation { path: place }),
         ]);
-        let patch: Patch<()> = Patch::Json(guarded(uid, &patch));
-        match answered(api.patch_metadata(&key.name, &self.patch_params(), &patch)).await {
+        let patch: Patch<()> = Patch::Json(guarded(metadata.uid.as_deref().unwrap_or_default(), &patch));
+        match answered(self.broadcasts(&key.namespace).patch_metadata(&key.name, &self.patch_params(), &patch)).await {
             Ok(_) | Err(Error::NotFound) => Ok(()),
             Err(error) => Err(error),
         }

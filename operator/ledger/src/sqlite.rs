@@ -129,12 +129,18 @@ impl Store for SqliteStore {
 
     async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
         let (key, uid) = (key.clone(), uid.to_owned());
-        self.ask(|reply| Request::Delete { key, uid, reply }).await
+        self.ask(|reply| Request::Delete { key, uid, version: None, reply }).await
     }
 
-    async fn release(&self, key: &Key, uid: &str) -> Result<(), Error> {
-        let (key, uid) = (key.clone(), uid.to_owned());
-        self.ask(|reply| Request::Release { key, uid, reply }).await
+    async fn delete_unchanged(&self, known: &Broadcast) -> Result<(), Error> {
+        let (key, uid) = (Key::of(known), known.metadata.uid.clone().unwrap_or_default());
+        let version = known.metadata.resource_version.clone();
+        self.ask(|reply| Request::Delete { key, uid, version, reply }).await
+    }
+
+    async fn release(&self, known: &Broadcast) -> Result<(), Error> {
+        let known = Box::new(known.clone());
+        self.ask(|reply| Request::Release { known, reply }).await
     }
 
     async fn sessions_of(&self, namespace: &str, node: &str) -> Result<Vec<Broadcast>, Error> {
@@ -155,14 +161,41 @@ impl Store for SqliteStore {
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 enum Request {
-    Get { key: Key, reply: Reply<Option<Broadcast>> },
-    List { reply: Reply<Vec<Broadcast>> },
-    Create { broadcast: Box<Broadcast>, reply: Reply<Broadcast> },
-    Apply { broadcast: Box<Broadcast>, reply: Reply<Broadcast> },
-    Patch { key: Key, uid: String, patch: Patch, reply: Reply<Broadcast> },
-    Delete { key: Key, uid: String, reply: Reply<()> },
-    Release { key: Key, uid: String, reply: Reply<()> },
-    Close { reply: Reply<()> },
+    Get {
+        key: Key,
+        reply: Reply<Option<Broadcast>>,
+    },
+    List {
+        reply: Reply<Vec<Broadcast>>,
+    },
+    Create {
+        broadcast: Box<Broadcast>,
+        reply: Reply<Broadcast>,
+    },
+    Apply {
+        broadcast: Box<Broadcast>,
+        reply: Reply<Broadcast>,
+    },
+    Patch {
+        key: Key,
+        uid: String,
+        patch: Patch,
+        reply: Reply<Broadcast>,
+    },
+    /// With a version: only while the row has it.
+    Delete {
+        key: Key,
+        uid: String,
+        version: Option<String>,
+        reply: Reply<()>,
+    },
+    Release {
+        known: Box<Broadcast>,
+        reply: Reply<()>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
 }
 
 /// An answer that waits for the commit, and what followers get with it.
@@ -213,13 +246,13 @@ fn settle(table: &Table, request: Request) -> Settled {
         Request::Create { broadcast, reply } => reply_to(reply, table.create(&broadcast), applied),
         Request::Apply { broadcast, reply } => reply_to(reply, put(table, &broadcast), applied),
         Request::Patch { key, uid, patch, reply } => reply_to(reply, patch_row(table, &key, &uid, &patch), applied),
-        Request::Delete { key, uid, reply } => {
-            let result = delete(table, &key, &uid);
+        Request::Delete { key, uid, version, reply } => {
+            let result = delete(table, &key, &uid, version.as_deref());
             let change = result.as_ref().ok().cloned();
             reply_to(reply, result.map(|_| ()), |()| change)
         }
-        Request::Release { key, uid, reply } => {
-            let result = release(table, &key, &uid);
+        Request::Release { known, reply } => {
+            let result = release(table, &known);
             let change = result.as_ref().ok().cloned().flatten();
             reply_to(reply, result.map(|_| ()), |()| change)
         }
@@ -285,9 +318,10 @@ fn patch_row(table: &Table, key: &Key, uid: &str, patch: &Patch) -> Result<Broad
     table.update(Broadcast { status: patched.status, ..row })
 }
 
-fn delete(table: &Table, key: &Key, uid: &str) -> Result<Change, Error> {
+fn delete(table: &Table, key: &Key, uid: &str, version: Option<&str>) -> Result<Change, Error> {
     let mut row = table.get(key)?.ok_or(Error::NotFound)?;
-    if row.metadata.uid.as_deref() != Some(uid) {
+    let changed = version.is_some() && row.metadata.resource_version.as_deref() != version;
+    if row.metadata.uid.as_deref() != Some(uid) || changed {
         return Err(Error::Conflict);
     }
     if row.metadata.finalizers.iter().flatten().next().is_none() {
@@ -301,18 +335,22 @@ fn delete(table: &Table, key: &Key, uid: &str) -> Result<Change, Error> {
     Ok(Change::Applied(Arc::new(row)))
 }
 
-fn release(table: &Table, key: &Key, uid: &str) -> Result<Option<Change>, Error> {
-    let Some(mut row) = table.get(key)? else {
+fn release(table: &Table, known: &Broadcast) -> Result<Option<Change>, Error> {
+    let key = Key::of(known);
+    let Some(mut row) = table.get(&key)? else {
         return Ok(None);
     };
-    if row.metadata.uid.as_deref() != Some(uid) {
+    if row.metadata.uid != known.metadata.uid {
         return Ok(None);
+    }
+    if row.metadata.resource_version != known.metadata.resource_version {
+        return Err(Error::Conflict);
     }
     let finalizers = row.metadata.finalizers.get_or_insert_default();
     finalizers.retain(|f| f != tallylight_crds::HOOKS_FINALIZER);
     if finalizers.is_empty() && row.metadata.deletion_timestamp.is_some() {
-        table.remove(key)?;
-        return Ok(Some(Change::Deleted { key: key.clone(), uid: uid.to_owned() }));
+        table.remove(&key)?;
+        return Ok(Some(Change::Deleted { key, uid: row.metadata.uid.unwrap_or_default() }));
     }
     Ok(Some(Change::Applied(Arc::new(table.update(row)?))))
 }

@@ -56,8 +56,13 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Asks for deletion: at once, or when the last finalizer is gone.
     fn delete(&self, key: &Key, uid: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Takes our finalizer from the Broadcast of that UID.
-    fn release(&self, key: &Key, uid: &str) -> impl Future<Output = Result<(), Error>> + Send;
+    /// As [`Store::delete`], but only while the Broadcast is what `known` says: [`Error::Conflict`] when it has changed, as when
+    /// a publisher has claimed it.
+    fn delete_unchanged(&self, known: &Broadcast) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Takes our finalizer from a Broadcast that is still what `known` says: [`Error::Conflict`] when it has changed, because a
+    /// claim that came in between has appended an event that is not settled. One that is gone is released.
+    fn release(&self, known: &Broadcast) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Reads all Broadcasts whose latest session is, or was, on that node.
     fn sessions_of(&self, namespace: &str, node: &str) -> impl Future<Output = Result<Vec<Broadcast>, Error>> + Send;
