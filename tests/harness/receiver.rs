@@ -177,7 +177,9 @@ impl Receiver {
         check_repeats(&requests)?;
         let mut by_broadcast: BTreeMap<String, Vec<Request>> = BTreeMap::new();
         for request in self.accepted() {
-            by_broadcast.entry(request.field("broadcastUID").unwrap_or_default()).or_default().push(request);
+            // Of the same stream id a Broadcast may have been before, with a log of its own.
+            let broadcast = request.field("broadcastUID").or_else(|| request.field("id"));
+            by_broadcast.entry(broadcast.unwrap_or_default()).or_default().push(request);
         }
         for (broadcast, accepted) in by_broadcast {
             check_order(&accepted).with_context(|| format!("broadcast {broadcast}: {}", summary(&requests)))?;

@@ -19,7 +19,7 @@ use tests::{
     wait,
 };
 
-use crate::standalone::SOON;
+use crate::standalone::{SOON, come_back};
 
 /// A Lease lasts 15 s; then come the operator and a busy machine.
 const LEASE_EXPIRED: Duration = Duration::from_secs(90);
@@ -161,6 +161,22 @@ async fn an_open_pool_takes_any_id_and_forgets_it() -> Result<()> {
         if left.is_empty() { Ok(()) } else { Err(format!("{left:#?}")) }
     })
     .await
+}
+
+#[tokio::test]
+async fn in_an_open_pool_a_publisher_that_comes_back_at_once_is_taken() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let pool = json!({"admission": "Open", "listenerHookURL": receiver.url("default")});
+    let cluster = Cluster::new("again", pool).await?;
+    let url = cluster.node.rtmp("LiveApp", "show")?;
+    for round in 1..=20 {
+        let mut client = come_back(&url).await?;
+        client.send_video(0, 1_000).await?;
+        receiver.wait_for(2 * round - 1, SOON).await?;
+        client.finish().await?;
+    }
+    receiver.wait_for(40, SOON).await?;
+    receiver.check_promises()
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tests::{
     pki::Authority,
     receiver::Receiver,
     repository,
-    rtmp::{self, Client},
+    rtmp::{self, Answer, Client},
     service::{Launch, Service},
     wait,
 };
@@ -145,6 +145,31 @@ async fn the_end_says_how_the_publisher_left() -> Result<()> {
     server.receiver.wait_for(5, SOON).await?;
     silent.process.signal(Signal::STOP)?;
     assert_eq!(reason(6).await?.as_deref(), Some("PublisherTimeout"));
+    server.receiver.check_promises()
+}
+
+/// Publishes as an encoder does that was cut off: again and again while the server has not seen that it left. No other
+/// refusal is right.
+pub(crate) async fn come_back(url: &str) -> Result<Client> {
+    wait::until("the publisher to be taken again", SOON, async || match rtmp::publish(url).await {
+        Ok(Answer::Started(client)) => Ok(Ok(*client)),
+        Ok(Answer::Refused(code)) if code == "NetStream.Publish.BadName" => Err(code),
+        other => Ok(Err(anyhow::anyhow!("{other:?}"))),
+    })
+    .await?
+}
+
+#[tokio::test]
+async fn a_publisher_that_comes_back_at_once_is_taken() -> Result<()> {
+    let server = Standalone::new("again").await?;
+    // The Broadcast of an unregistered id goes when its end is delivered: a publisher meets it before, while and after it goes.
+    for round in 1..=50 {
+        let mut client = come_back(&server.rtmp("show")).await?;
+        client.send_video(0, 1_000).await?;
+        server.receiver.wait_for(2 * round - 1, SOON).await?;
+        client.finish().await?;
+    }
+    server.receiver.wait_for(100, SOON).await?;
     server.receiver.check_promises()
 }
 
