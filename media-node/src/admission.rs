@@ -151,9 +151,14 @@ impl<S: Store> Admission<S> {
                 Ok(Found::Yes(broadcast)) => return Ok(*broadcast),
                 Ok(Found::No) => return Err(RefusalReason::UnknownStream),
                 Ok(Found::Leaving) => sleep(RETRY).await,
-                Err(Error::Unavailable { source }) => {
+                // an API server that has just started forbids what it will allow in a second
+                Err(error @ (Error::Unavailable { .. } | Error::Forbidden { .. })) => {
                     self.metrics.store_error();
-                    debug!(broadcast = %key, error = &*source as &dyn std::error::Error, "the store does not answer an admission");
+                    if matches!(error, Error::Forbidden { .. }) {
+                        warn!(broadcast = %key, %error, "the store refuses an admission; it is tried again");
+                    } else {
+                        debug!(broadcast = %key, %error, "the store does not answer an admission");
+                    }
                     sleep(RETRY).await;
                 }
                 Err(error) => {

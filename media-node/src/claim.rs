@@ -34,6 +34,10 @@ use retry::Backoff;
 /// itself is repeated.
 const END_ATTEMPT: Duration = Duration::from_secs(2);
 
+/// Refusals of an end of an earlier life before the node goes on without it: about 20 s. An API server that has just
+/// started forbids everything for a second.
+const REFUSALS: u32 = 8;
+
 /// Who this node is in the store.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -277,9 +281,14 @@ impl<S: Store> Claims<S> {
         let mut backoff = Backoff::for_claims();
         loop {
             match ledger::commit(&self.0.store, known, input).await {
-                Err(error @ Error::Unavailable { .. }) => {
+                // an API server that has just started forbids what it will allow in a second
+                Err(error @ (Error::Unavailable { .. } | Error::Forbidden { .. })) => {
                     self.0.metrics.store_error();
-                    debug!(broadcast = %Key::of(known), %error, "the store does not answer");
+                    if matches!(error, Error::Forbidden { .. }) {
+                        warn!(broadcast = %Key::of(known), %error, "the store refuses a claim; it is tried again");
+                    } else {
+                        debug!(broadcast = %Key::of(known), %error, "the store does not answer a claim");
+                    }
                     sleep(backoff.next()).await;
                 }
                 answer => return answer,
@@ -552,14 +561,17 @@ impl<S: Store> Recovery<S> {
 impl<S: Store> Claims<S> {
     /// Writes an end of an earlier life. One that the store refuses for good stays in the log, for a person to look at.
     async fn replay(&self, end: &End) {
-        let mut backoff = Backoff::for_ends();
+        let (mut backoff, mut refusals) = (Backoff::for_ends(), 0);
         loop {
             match timeout(END_ATTEMPT, self.try_end(end, None, Leftovers::End)).await {
                 Ok(Ok(())) => break,
-                Ok(Err(error @ (Error::Invalid { .. } | Error::Forbidden { .. }))) => {
+                Ok(Err(error @ (Error::Invalid { .. } | Error::Forbidden { .. }))) if refusals == REFUSALS => {
                     return error!(broadcast = %end.key, %error, "the store refuses an end of the ends log; it stays there");
                 }
-                Ok(Err(error)) => debug!(broadcast = %end.key, %error, "failed to replay an end"),
+                Ok(Err(error)) => {
+                    refusals += u32::from(!matches!(error, Error::Unavailable { .. }));
+                    debug!(broadcast = %end.key, %error, "failed to replay an end");
+                }
                 Err(_elapsed) => debug!(broadcast = %end.key, "the store does not answer the replay of an end"),
             }
             self.0.metrics.store_error();
