@@ -15,11 +15,14 @@ use bytes::{Buf, Bytes, BytesMut};
 use prometheus_client::metrics::counter::Counter;
 use rtmp::server::{Event, Session};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::AsyncReadExt,
     time::{Instant, timeout},
 };
 
-use crate::metrics::{Direction, Metrics, Protocol};
+use crate::{
+    metrics::{Direction, Metrics, Protocol},
+    socket::Io,
+};
 
 /// Room for a read before a publisher is accepted: a handshake is 3 KiB, and thousands of connections may be at it.
 const SMALL_READ: usize = 4 << 10;
@@ -33,10 +36,6 @@ const SLICES: usize = 64;
 /// Longest wait for a peer to take the last words before its connection is closed.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What carries a connection: TCP, or TLS over it.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
-
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
 pub enum Closed {
@@ -47,6 +46,22 @@ pub enum Closed {
     Broken(#[source] io::Error),
     #[error("the peer broke the protocol")]
     Protocol(#[source] rtmp::Error),
+}
+
+/// Whether the reactor wakes the task of a connection for bytes that arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    Yes,
+    No,
+}
+
+/// What a look at a connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// There may be more to read.
+    More,
+    /// There is nothing more for now.
+    Enough,
 }
 
 /// A connection.
@@ -140,6 +155,37 @@ impl<I: Io> Connection<I> {
     /// When the connection is over.
     pub async fn transfer(&mut self) -> Result<(), Closed> {
         poll_fn(|cx| self.poll_transfer(cx)).await
+    }
+
+    /// Takes the socket off the reactor, or puts it back. Off it nobody is woken: [`Self::look`] at it.
+    ///
+    /// # Errors
+    /// When the connection is lost over it.
+    pub fn set_watched(&mut self, watched: Watched) -> Result<(), Closed> {
+        let socket = self.io.socket();
+        match watched {
+            Watched::Yes => socket.watch(),
+            Watched::No => socket.unwatch(),
+        }
+        .map_err(Closed::Broken)
+    }
+
+    /// Reads and writes what can be done at once.
+    ///
+    /// # Errors
+    /// When the connection is over.
+    pub async fn look(&mut self) -> Result<Looked, Closed> {
+        self.write_some().await?;
+        poll_fn(|cx| {
+            Poll::Ready(match self.poll_read(cx) {
+                Poll::Pending => Ok(Looked::Enough),
+                Poll::Ready(Ok(0)) => Err(Closed::Eof),
+                Poll::Ready(Ok(read)) if I::HOLDS_BYTES || read >= MEDIA_READ / 4 => Ok(Looked::More),
+                Poll::Ready(Ok(_)) => Ok(Looked::Enough),
+                Poll::Ready(Err(error)) => Err(Closed::Broken(error)),
+            })
+        })
+        .await
     }
 
     /// Writes what is queued as far as the peer takes it at once.

@@ -17,6 +17,7 @@ mod own_sessions;
 pub mod playback;
 pub mod run;
 pub mod server;
+pub mod socket;
 pub mod standalone;
 mod stream_key;
 pub mod telemetry;

@@ -24,11 +24,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::{
-    connection::{Closed, Connection, Io},
+    connection::{Closed, Connection},
     ingest,
     metrics::{ConnectionState, Metrics, Protocol, RefusalReason},
     playback,
     server::Node,
+    socket::{self, Io},
 };
 
 /// Connections that neither publish nor play yet. Each holds about 8 KiB; a burst of a few thousand viewers passes through
@@ -119,6 +120,7 @@ async fn serve_stream<S: Store>(
         debug!(%peer, %error, "the connection was gone at once");
         return;
     }
+    let stream = socket::Socket::from(stream);
     let Some(tls) = tls else {
         return serve_connection(Connection::new(stream, peer, protocol, &node.metrics), &node).await;
     };

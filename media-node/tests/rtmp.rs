@@ -420,6 +420,45 @@ async fn a_publisher_that_leaves_at_once_still_has_a_start_and_an_end() {
     rig.events_become("studio", &[STARTED, Some(Reason::PublisherClosed)]).await;
 }
 
+/// Beyond a hundred publishers sockets are looked at in turn, and are waited for again when there are fewer.
+#[tokio::test]
+async fn of_many_publishers_each_is_played_and_ended_like_one_of_a_few() {
+    let rig = Rig::open().await;
+    let mut publishers = Vec::new();
+    for index in 0..104 {
+        let mut publisher = rig.publish(&format!("LiveApp/camera-{index}")).await.unwrap();
+        publisher.send_headers().await;
+        publisher.send(Kind::Video, 0, KEYFRAME).await;
+        publishers.push(publisher);
+    }
+    for index in [0, 1, 103] {
+        rig.events_become(&format!("camera-{index}"), &[STARTED]).await;
+    }
+    let mut player = rig.play("LiveApp/camera-1").await.unwrap();
+    for time in [40, 80] {
+        publishers[1].send(Kind::Video, time, FRAME).await;
+        while player.message().await.1 < time {}
+    }
+
+    let mut rest = publishers.split_off(2);
+    let (broken, finished) = (publishers.remove(0), publishers.remove(0));
+    drop(broken);
+    finished.finish().await;
+    rig.events_become("camera-0", &[STARTED, Some(Reason::PublisherLost)]).await;
+    rig.events_become("camera-1", &[STARTED, Some(Reason::PublisherClosed)]).await;
+
+    let mut last = rest.pop().unwrap();
+    drop(rest);
+    rig.metric_becomes("tallylight_node_publishers{protocol=\"Rtmp\"} 1").await;
+    let mut player = rig.play("LiveApp/camera-103").await.unwrap();
+    for time in [40, 80, 120] {
+        last.send(Kind::Video, time, FRAME).await;
+        while player.message().await.1 < time {}
+    }
+    last.finish().await;
+    rig.events_become("camera-103", &[STARTED, Some(Reason::PublisherClosed)]).await;
+}
+
 #[tokio::test]
 async fn a_silent_publisher_is_timed_out() {
     let rig = Rig::new(Admission::Open, Duration::from_millis(200)).await;

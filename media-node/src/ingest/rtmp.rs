@@ -1,6 +1,10 @@
 //! An RTMP publisher: drives `media_core::broadcast::Lifecycle` with what its connection brings.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use ledger::Store;
@@ -15,26 +19,30 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Sleep, sleep_until},
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::{debug, info};
 
 use crate::{
     admission::{self, Admission, Admitted},
     claim::{Claims, Control, OnAir},
-    connection::{Closed, Connection, Io},
+    connection::{Closed, Connection, Looked, Watched},
     hub::{Hub, Place},
     metrics::{ConnectionState, Metrics, RefusalReason},
     server::Node,
+    socket::Io,
 };
 
 mod tags;
 pub(crate) use tags::message;
 use tags::{Content, Tags};
 
-/// Pause after a publisher's read for each publisher on the node: what arrives meanwhile is read at once, so that
-/// hundreds of publishers cost few reads. With a few it is not felt.
-const PAUSE_PER_PUBLISHER: Duration = Duration::from_micros(250);
-/// Longest such pause; from 400 publishers on. A fifth of a keyframe interval of 0.5 s.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// Up to so many publishers on the node each is read as soon as anything arrives. Beyond, each is looked at every [`PACE`],
+/// so that hundreds cost few reads and no wake-ups.
+const FEW_PUBLISHERS: usize = 100;
+/// A frame at 25 fps.
+const PACE: Duration = Duration::from_millis(40);
+/// Most reads of one look. They hold a keyframe of a megabyte; what is left waits in the socket for the next look.
+const READS: usize = 16;
 
 /// Serves a publish command from its admission to its end. Returns the connection when the publisher ended the stream in due
 /// form and may ask for another.
@@ -111,6 +119,7 @@ struct Publisher<I, S> {
     hub: Hub,
     metrics: Metrics,
     shutdown: tokio_util::sync::CancellationToken,
+    watched: Watched,
     /// The connection still brings media.
     open: bool,
     /// The publisher has said that it is done, on a connection that it keeps.
@@ -123,7 +132,8 @@ enum Woken {
     Answered(Result<OnAir, Denied>),
     Controlled(Control),
     Timer,
-    PauseOver,
+    /// An unwatched connection is to be looked at.
+    Paced,
     Shutdown,
 }
 
@@ -144,36 +154,36 @@ impl<I: Io, S: Store> Publisher<I, S> {
             hub: node.hub.clone(),
             metrics: node.metrics.clone(),
             shutdown: node.shutdown.clone(),
+            watched: Watched::Yes,
             open: true,
             in_due_form: false,
         }
     }
 
     async fn run(mut self) -> Option<Connection<I>> {
-        let mut timer = std::pin::pin!(sleep_until(self.deadline()));
-        let mut pause = std::pin::pin!(sleep_until(Instant::now()));
-        let mut pausing = false;
+        let mut timer = pin!(sleep_until(self.deadline()));
+        let mut pace = pin!(sleep_until(Instant::now()));
+        let mut shutdown = pin!(self.shutdown.clone().cancelled_owned());
         let mut stopping = false;
         self.take_events();
         while !self.lifecycle.is_over() {
-            let woken = self.wait(timer.as_mut(), pause.as_mut(), pausing, stopping).await;
+            let woken = self.wait(timer.as_mut(), pace.as_mut(), shutdown.as_mut(), stopping).await;
             match woken {
                 Woken::Transferred(Ok(())) => {
                     self.take_events();
-                    let length = self.pause();
-                    if self.lifecycle.is_live() && !length.is_zero() {
-                        // acknowledgements go out before the pause
-                        let _checked_by_the_next_transfer = self.connection.write_some().await;
-                        pause.as_mut().reset(Instant::now() + length);
-                        pausing = true;
-                    }
+                    self.choose_watched();
+                    pace.as_mut().reset(Instant::now() + PACE);
+                }
+                Woken::Paced => {
+                    self.look().await;
+                    self.choose_watched();
+                    pace.as_mut().reset(Instant::now() + PACE);
                 }
                 Woken::Transferred(Err(closed)) => self.lost(&closed),
                 Woken::Answered(answer) => self.claimed(answer),
                 Woken::Controlled(Control::Fenced) => self.input(Input::Fenced),
                 Woken::Controlled(Control::Stopped) => self.input(Input::Stopped),
                 Woken::Timer => self.input(Input::Tick),
-                Woken::PauseOver => pausing = false,
                 Woken::Shutdown => {
                     stopping = true;
                     self.input(Input::Left(Cause::Shutdown));
@@ -187,7 +197,13 @@ impl<I: Io, S: Store> Publisher<I, S> {
         self.finish().await
     }
 
-    async fn wait(&mut self, timer: Pin<&mut Sleep>, pause: Pin<&mut Sleep>, pausing: bool, stopping: bool) -> Woken {
+    async fn wait(
+        &mut self,
+        timer: Pin<&mut Sleep>,
+        pace: Pin<&mut Sleep>,
+        shutdown: Pin<&mut WaitForCancellationFutureOwned>,
+        stopping: bool,
+    ) -> Woken {
         let claiming = self.claiming.is_some();
         let answer = async {
             match self.claiming.as_mut() {
@@ -197,23 +213,50 @@ impl<I: Io, S: Store> Publisher<I, S> {
         };
         tokio::select! {
             biased;
-            () = self.shutdown.cancelled(), if !stopping => Woken::Shutdown,
+            () = shutdown, if !stopping => Woken::Shutdown,
             answer = answer, if claiming => Woken::Answered(answer),
             Some(control) = self.control.1.recv() => Woken::Controlled(control),
             () = timer => Woken::Timer,
-            done = self.connection.transfer(), if self.open && !pausing => Woken::Transferred(done),
-            () = pause, if pausing => Woken::PauseOver,
+            done = self.connection.transfer(), if self.open && self.watched == Watched::Yes => Woken::Transferred(done),
+            () = pace, if self.open && self.watched == Watched::No => Woken::Paced,
+        }
+    }
+
+    /// Reads what has arrived since the last look.
+    async fn look(&mut self) {
+        for _ in 0..READS {
+            match self.connection.look().await {
+                Ok(looked) => {
+                    self.take_events();
+                    if looked == Looked::Enough || !self.open {
+                        return;
+                    }
+                }
+                Err(closed) => return self.lost(&closed),
+            }
+        }
+    }
+
+    /// Takes the socket off the reactor while many publish, and puts it back when few do.
+    fn choose_watched(&mut self) {
+        let many = self.hub.publishers() > FEW_PUBLISHERS;
+        let watched = match self.watched {
+            // until it is on air it is waited for
+            Watched::Yes if many && self.lifecycle.is_live() => Watched::No,
+            Watched::No if many => Watched::No,
+            Watched::Yes | Watched::No => Watched::Yes,
+        };
+        if watched != self.watched && self.open {
+            self.watched = watched;
+            if let Err(closed) = self.connection.set_watched(watched) {
+                self.lost(&closed);
+            }
         }
     }
 
     fn deadline(&self) -> Instant {
         let (deadline, _) = self.lifecycle.poll_timeout().unwrap_or_else(|| (std::time::Instant::now(), "over"));
         deadline.into()
-    }
-
-    fn pause(&self) -> Duration {
-        let publishers = u32::try_from(self.hub.publishers()).unwrap_or(u32::MAX);
-        PAUSE_PER_PUBLISHER.saturating_mul(publishers.saturating_sub(1)).min(LONGEST_PAUSE)
     }
 
     fn take_events(&mut self) {
@@ -341,9 +384,13 @@ impl<I: Io, S: Store> Publisher<I, S> {
     }
 
     async fn finish(self) -> Option<Connection<I>> {
-        let Self { connection, place, in_due_form, .. } = self;
+        let Self { mut connection, place, in_due_form, .. } = self;
         // viewers see the end now, not after the farewell
         drop(place);
+        if let Err(closed) = connection.set_watched(Watched::Yes) {
+            debug!(peer = %connection.peer, error = &closed as &dyn std::error::Error, "no farewell");
+            return None;
+        }
         if in_due_form {
             return Some(connection);
         }
