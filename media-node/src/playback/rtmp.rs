@@ -14,23 +14,24 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
 use crate::{
-    connection::{Closed, Connection, Io},
+    connection::{Closed, Connection},
     hub::{Name, Viewer},
     ingest::rtmp::{message, refusal},
     metrics::{ConnectionState, RefusalReason},
     server::Node,
+    socket::Io,
 };
 
 /// One read of the ring: a keyframe interval of some seconds in a few steps, so that a viewer which joins does not hold
 /// megabytes at once.
 const BATCH: Batch = Batch { packets: 512, bytes: 512 << 10 };
 
-/// Pause between two writes to a viewer for each viewer on the node beyond [`FEW_VIEWERS`]: thousands of viewers then cost
-/// two writes a second each, and a few get each packet at once.
-const PAUSE_PER_VIEWER: Duration = Duration::from_millis(2);
+/// Pause between two writes to a viewer for each viewer on the node beyond [`FEW_VIEWERS`]: a few get each packet at once,
+/// and hundreds cost few writes.
+const PAUSE_PER_VIEWER: Duration = Duration::from_millis(1);
 const FEW_VIEWERS: usize = 32;
-/// Longest such pause, from 282 viewers on: players buffer a second and more, and nginx-rtmp holds back about as much.
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest such pause, from 112 viewers on: two frames at 25 fps, little beside the second and more that players buffer.
+const LONGEST_PAUSE: Duration = Duration::from_millis(80);
 
 /// A viewer that takes nothing for this long is gone.
 const STALL: Duration = Duration::from_secs(30);
@@ -190,7 +191,7 @@ mod tests {
     fn a_few_viewers_get_each_packet_at_once_and_many_get_batches() {
         assert_eq!(pause_for(1), Duration::ZERO);
         assert_eq!(pause_for(32), Duration::ZERO);
-        assert_eq!(pause_for(132), Duration::from_millis(200));
+        assert_eq!(pause_for(72), Duration::from_millis(40));
         assert_eq!(pause_for(7_000), LONGEST_PAUSE);
     }
 }
