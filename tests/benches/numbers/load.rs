@@ -1,0 +1,42 @@
+//! Runs the load client as a process of its own, on the core that the server does not have.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tests::{process::Process, repository};
+
+/// Connecting a thousand players, warming up and measuring takes under a minute.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Runs `rtmp-load` and returns its report.
+pub(crate) async fn run(folder: &Path, arguments: &[&str]) -> Result<Value> {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", "1"]).arg(repository::binary("rtmp-load")?).args(arguments).arg("--clip").arg(clip()?);
+    // one log for each run: the report is its last line
+    let log = folder.join("load.log");
+    if log.exists() {
+        std::fs::remove_file(&log)?;
+    }
+    let mut process = Process::spawn("load", folder, command)?.quiet();
+    let status = process.wait(LONGEST).await?;
+    let output = process.log();
+    ensure!(status.success(), "the load client failed: {output}");
+    let Some(line) = output.lines().last() else { bail!("the load client reported nothing") };
+    serde_json::from_str(line).with_context(|| format!("not a report: {output}"))
+}
+
+/// A number of a report, by its JSON pointer.
+pub(crate) fn number(report: &Value, pointer: &str) -> Result<f64> {
+    report.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {report}"))
+}
+
+/// The clip that `tests/bench.sh` made.
+fn clip() -> Result<PathBuf> {
+    env::var_os("TALLYLIGHT_BENCH_CLIP").map(PathBuf::from).context("TALLYLIGHT_BENCH_CLIP is not set; run: make bench")
+}

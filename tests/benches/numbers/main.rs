@@ -1,0 +1,49 @@
+//! Measures what BENCHMARKS.md says, side by side with nginx-rtmp where that can do it, and prints it as Markdown.
+//!
+//! `make bench` sets up what is needed and runs all of it; `make bench BENCH="ingest play"` runs parts.
+
+mod api;
+mod hooks;
+mod load;
+mod machine;
+mod media;
+mod operator_memory;
+mod server;
+mod spread;
+
+use std::env;
+
+use anyhow::{Result, bail};
+
+const PARTS: [&str; 6] = ["ingest", "play", "memory", "hooks", "api", "operator"];
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let mut parts: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!("unknown part {unknown}; the parts are: {}", PARTS.join(", "));
+    }
+    if parts.is_empty() {
+        parts = PARTS.map(str::to_owned).to_vec();
+    }
+    say(&machine::describe()?);
+    for part in parts {
+        match part.as_str() {
+            "ingest" => media::ingest().await?,
+            "play" => media::play().await?,
+            "memory" => media::memory().await?,
+            "hooks" => hooks::measure().await?,
+            "api" => api::measure().await?,
+            _ => operator_memory::measure().await?,
+        }
+    }
+    Ok(())
+}
+
+/// Prints a line or a table.
+fn say(text: &str) {
+    #[expect(clippy::print_stdout, reason = "the results are what this program is for")]
+    {
+        println!("{text}");
+    }
+}

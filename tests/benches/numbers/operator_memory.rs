@@ -1,0 +1,99 @@
+//! What the operator holds for Broadcasts that nothing happens to.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tests::{
+    install, repository,
+    service::{Launch, Service},
+    wait,
+};
+use tokio::task::JoinSet;
+
+use crate::say;
+
+const BROADCASTS: usize = 10_000;
+/// Creations under way at once.
+const WRITERS: usize = 16;
+const LISTED: Duration = Duration::from_secs(300);
+
+pub(crate) async fn measure() -> Result<()> {
+    let folder = repository::folder("operator")?;
+    let tenant = install::tenant("operator").await?;
+    tenant.pool(&json!({})).await?;
+    let kubeconfig = tenant.operator_kubeconfig(folder.path()).await?;
+    let launch = Launch::operator(folder.path(), &kubeconfig, &tenant.namespace);
+    let operator = launch.start().await?;
+    let before = steady(&operator).await?;
+    let started = tokio::time::Instant::now();
+    create(&tenant).await?;
+    let created = started.elapsed();
+    let watched = steady(&operator).await?;
+    operator.stop().await?;
+    // a start with all of them there: one list
+    let operator = launch.named("again").start().await?;
+    let listed = steady(&operator).await?;
+    ensure!(listed > before, "the operator did not list: {listed} KiB");
+    let mb = |kib: u64| kib as f64 * 1024.0 / 1e6;
+    say(&format!(
+        "\n### Operator memory\n\nResident memory, MB: {:.1} with none, {:.1} after {BROADCASTS} idle Broadcasts were created one by one \
+         ({:.0} s), {:.1} after a restart with them: **{:.1} MB per {BROADCASTS}** ({:.1} grown, {:.1} listed)",
+        mb(before),
+        mb(watched),
+        created.as_secs_f64(),
+        mb(listed),
+        mb(watched.max(listed) - before),
+        mb(watched - before),
+        mb(listed - before)
+    ));
+    Ok(())
+}
+
+async fn create(tenant: &install::Tenant) -> Result<()> {
+    let spec = json!({"listenerHookURL": "http://127.0.0.1:9/hook", "name": "An idle one", "category": "bench"});
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let (admin, namespace, spec) = (tenant.plane.admin().await?, tenant.namespace.clone(), spec.clone());
+        writers.spawn(async move {
+            for index in (writer..BROADCASTS).step_by(WRITERS) {
+                let mut spec = spec.clone();
+                spec["pool"] = json!("live");
+                let document = json!({
+                    "apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast",
+                    "metadata": {"name": format!("idle-{index}")}, "spec": spec,
+                });
+                install::apply(&admin, &namespace, &document).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+/// Resident memory in KiB, once the operator's CPU time has stood still for some seconds.
+async fn steady(operator: &Service) -> Result<u64> {
+    // three seconds
+    const QUIET_LOOKS: usize = 150;
+    let process = operator.process.id();
+    let (mut last, mut quiet) = (0, 0);
+    wait::until("the operator to come to rest", LISTED, async || {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).map_err(|error| error.to_string())?;
+        let ticks: u64 = stat
+            .rsplit_once(')')
+            .map(|(_, fields)| {
+                fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
+            })
+            .unwrap_or_default();
+        quiet = if ticks <= last + 1 { quiet + 1 } else { 0 };
+        last = ticks;
+        if quiet >= QUIET_LOOKS { Ok(()) } else { Err(format!("{ticks} ticks")) }
+    })
+    .await?;
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    line.split_whitespace().next().and_then(|field| field.parse().ok()).context("VmRSS is no number")
+}
