@@ -3,7 +3,9 @@
 
 mod dependencies;
 mod documents;
+mod flags;
 mod generated;
+mod metrics;
 mod sources;
 
 use std::{fs, path::PathBuf, process::Command};
