@@ -3,6 +3,9 @@
 use std::process::Command;
 
 use anyhow::Result;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{Api, api::PostParams};
+use serde_json::json;
 use tests::{
     apiserver::{ControlPlane, Parts},
     install, repository,
@@ -53,6 +56,66 @@ async fn a_minimal_broadcast_is_accepted_by_kubectl() -> Result<()> {
 
     assert_eq!(applied.trim(), "broadcast.tallylight.dev/show created");
     assert_eq!(state, "Idle", "the status has a default");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_pods_keep_to_the_restricted_pod_security_standard() -> Result<()> {
+    let plane = ControlPlane::shared().await?;
+    let admin = plane.admin().await?;
+    let label =
+        json!({"metadata": {"name": "restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    let namespace: Namespace = serde_json::from_value(label)?;
+    Api::<Namespace>::all(admin.clone()).create(&PostParams::default(), &namespace).await?;
+    let pods = Api::<Pod>::namespaced(admin, "restricted");
+    let deployments = install::render("restricted", &["operator.rest.tokenSecret.name=rest"])?;
+    let templates: Vec<_> =
+        deployments.iter().map(|document| &document["spec"]["template"]).filter(|t| !t.is_null()).collect();
+    assert_eq!(templates.len(), 2, "the operator's and the media-node's");
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+
+    for (number, template) in templates.into_iter().enumerate() {
+        let mut pod = template.clone();
+        pod["metadata"]["name"] = json!(format!("pod-{number}"));
+        pods.create(&dry, &serde_json::from_value(pod.clone())?).await?;
+        pod["spec"]["containers"][0]["securityContext"]["capabilities"] = json!({"add": ["SYS_ADMIN"]});
+        let loose = pods.create(&dry, &serde_json::from_value(pod)?).await;
+        assert!(
+            loose.is_err_and(|error| error.to_string().contains("violates PodSecurity")),
+            "the standard is enforced"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn wrong_values_are_refused_with_their_names() {
+    for (value, part) in [
+        ("operator.replica=2", "replica"),
+        ("mediaPool.admission=Closed", "/mediaPool/admission"),
+        ("mediaPool.listenerHookURL=ftp://example.com", "/mediaPool/listenerHookURL"),
+        ("mediaNode.service.rtmpPort=0", "/mediaNode/service/rtmpPort"),
+        ("operator.image.digest=latest", "/operator/image/digest"),
+        ("watchNamespaces={elsewhere}", "add it to watchNamespaces"),
+    ] {
+        let error = install::render("default", &[value]).map(|_| ()).expect_err(value).to_string();
+        assert!(error.contains(part), "{value}: {error}");
+    }
+}
+
+#[test]
+fn a_confined_operator_gets_no_cluster_wide_right() -> Result<()> {
+    let kinds = |set: &[&str]| -> Result<Vec<String>> {
+        let documents = install::render("team-a", set)?;
+        let bindings = documents.iter().filter(|document| document["roleRef"]["name"] == "tallylight-operator");
+        Ok(bindings.map(|document| format!("{}/{}", document["kind"], document["metadata"]["namespace"])).collect())
+    };
+
+    assert_eq!(kinds(&[])?, ["\"ClusterRoleBinding\"/null"]);
+    assert_eq!(
+        kinds(&["watchNamespaces={team-a,team-b}"])?,
+        ["\"RoleBinding\"/\"team-a\"", "\"RoleBinding\"/\"team-b\""]
+    );
     Ok(())
 }
 
