@@ -36,6 +36,8 @@ pub struct Client(Inner);
 pub enum Error {
     #[error("the additional certificate authorities are no PEM bundle")]
     Certificates { source: reqwest::Error },
+    #[error("the additional certificate authorities hold no certificate in PEM form")]
+    NoCertificate,
     #[error("failed to make the client for hooks")]
     Build { source: reqwest::Error },
 }
@@ -58,12 +60,15 @@ impl Client {
     /// may be empty. On a system without any, receivers with https fail as [`Failure::Tls`] and others work.
     ///
     /// # Errors
-    /// When a certificate does not parse.
+    /// When a certificate does not parse, or there is none in what is not empty: a key in its place would go unnoticed.
     pub fn new(more_authorities: &[u8]) -> Result<Self, Error> {
         // Fails when the process has a provider already, and then that one serves.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let authorities =
             Certificate::from_pem_bundle(more_authorities).map_err(|source| Error::Certificates { source })?;
+        if authorities.is_empty() && !more_authorities.is_empty() {
+            return Err(Error::NoCertificate);
+        }
         let client = match builder().tls_certs_merge(authorities.clone()).build() {
             Ok(client) => client,
             Err(error) => {

@@ -117,6 +117,14 @@ async fn a_private_authority_is_trusted_only_when_it_was_given() {
     assert_eq!(refused, Outcome::Failed(Failure::Tls));
 }
 
+#[test]
+fn a_bundle_without_a_certificate_is_refused() {
+    for text in ["nonsense", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
+        let error = Client::new(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("no certificate"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_died_in_the_pool_costs_nothing() {
     let (url, _server) = closing().await;
