@@ -1,7 +1,8 @@
 //! The folder of everything that must survive a restart, which one process has at a time.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{DirBuilder, File, TryLockError},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -16,10 +17,11 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the folder if it is not there, and locks it.
+    /// Makes the folder if it is not there, for this user alone, since hook URLs with tokens are in it; and locks it.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        fs::create_dir_all(path).with_context(|| format!("failed to make --data-dir {shown}"))?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.with_context(|| format!("failed to make --data-dir {shown}"))?;
         let lock = File::create(path.join("lock")).with_context(|| format!("failed to write in --data-dir {shown}"))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
@@ -37,7 +39,19 @@ impl DataDir {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_new_folder_is_this_users_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+
+        let _open = DataDir::open(&path).unwrap();
+
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
 
     #[test]
     fn a_second_owner_is_refused_with_the_folder_and_the_remedy() {
