@@ -18,7 +18,7 @@ pub use hook_url::{HookUrlSource, InvalidHookUrl, MAX_HOOK_URL, hook_url};
 pub use hooks::{ContentType, Hooks, SecretKeyRef};
 pub use manifest::manifests;
 pub use media_pool::{Admission, MediaPool, MediaPoolSpec, MediaPoolStatus, StreamDefaults};
-pub use naming::{InvalidStreamId, StreamId, object_name};
+pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, object_name};
 
 /// The API group.
 pub const GROUP: &str = "tallylight.dev";

@@ -50,6 +50,31 @@ impl fmt::Display for StreamId {
     }
 }
 
+/// Longest name of an application; the schema's bound too.
+const MAX_APP: usize = 63;
+
+/// The text is not the name of an application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidApp;
+
+impl fmt::Display for InvalidApp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an application's name must be 1 to 63 characters of A-Z, a-z, 0-9, '_' and '-'")
+    }
+}
+
+impl std::error::Error for InvalidApp {}
+
+/// Checks the name of an application by the rule of `MediaPool.spec.app`, for the callers that have no API server to ask.
+///
+/// # Errors
+/// When it breaks the rule: as a path segment it could not be addressed.
+pub fn check_app(name: &str) -> Result<(), InvalidApp> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    let fits = (1..=MAX_APP).contains(&name.len()) && name.bytes().all(allowed);
+    if fits { Ok(()) } else { Err(InvalidApp) }
+}
+
 /// Names the Broadcast of a stream id: the id itself when it is a DNS label, else readable text plus a hash of the id.
 #[must_use]
 pub fn object_name(id: &StreamId) -> String {
@@ -105,6 +130,16 @@ mod tests {
         assert_eq!(unique.len(), names.len());
         // Written out, because a change of the function would lose every Broadcast that has such an id.
         assert_eq!(name("Studio"), "x-studio-0aa91af2ec4c1fd7");
+    }
+
+    #[test]
+    fn an_application_is_named_as_a_path_segment_can_be() {
+        for name in ["LiveApp", "a", "live_app-2", &"a".repeat(63)] {
+            assert_eq!(check_app(name), Ok(()), "{name}");
+        }
+        for name in ["", "a/b", "a b", "a.b", "é", "a?b", &"a".repeat(64)] {
+            assert_eq!(check_app(name), Err(InvalidApp), "{name}");
+        }
     }
 
     #[test]

@@ -37,7 +37,8 @@ pub struct NodeArgs {
     #[arg(long, env = "TALLYLIGHT_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
     /// Application: the first path segment of publish, play and REST addresses
-    #[arg(long, env = "TALLYLIGHT_APP", value_name = "NAME", default_value = tallylight_crds::DEFAULT_APP)]
+    #[arg(long, env = "TALLYLIGHT_APP", value_name = "NAME", default_value = tallylight_crds::DEFAULT_APP,
+          value_parser = app)]
     pub app: String,
     /// Where health, metrics and, standalone, REST are served; port 0 takes a free one
     #[arg(long, env = "TALLYLIGHT_HTTP_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:5080")]
@@ -175,6 +176,10 @@ impl NodeArgs {
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds.into())
     }
+}
+
+fn app(name: &str) -> Result<String, tallylight_crds::InvalidApp> {
+    tallylight_crds::check_app(name).map(|()| name.to_owned())
 }
 
 /// Reads arguments, variables and the configuration file of this process.

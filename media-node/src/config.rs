@@ -142,6 +142,7 @@ mod tests {
         assert!(parse("app: [a]\n", &[], &[]).unwrap_err().contains("app must be a text or a number"));
         assert!(parse("demo: yes please\n", &[], &[]).unwrap_err().contains("demo must be true or false"));
         assert!(parse("http-address: nowhere\n", &[], &[]).unwrap_err().contains("--http-address"));
+        assert!(parse("app: a/b\n", &[], &[]).unwrap_err().contains("--app"));
     }
 
     #[test]

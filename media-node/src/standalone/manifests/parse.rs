@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use kube::{Resource, ResourceExt};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
-use tallylight_crds::{API_VERSION, Broadcast, HookUrlSource, MediaPool, StreamId, hook_url, object_name};
+use tallylight_crds::{API_VERSION, Broadcast, HookUrlSource, MediaPool, StreamId, check_app, hook_url, object_name};
 
 use crate::{standalone::NAMESPACE, yaml};
 
@@ -38,6 +38,7 @@ fn object(document: &Value) -> Result<Object, String> {
         }
         (API_VERSION, "MediaPool") => {
             let pool: MediaPool = typed(document)?;
+            check_app(&pool.spec.app).map_err(|error| format!("spec.app: {error}"))?;
             check_url("spec.listenerHookURL", pool.spec.listener_hook_url.as_deref())?;
             Ok(Object::MediaPool(Box::new(pool)))
         }
@@ -195,6 +196,8 @@ stringData: {other: plain}
         );
         assert!(error(&format!("{broadcast} {{pool: p, streamID: Studio 1}}\n")).contains("spec.streamID"));
         assert!(error(&format!("{broadcast} {{pool: p, streamID: Studio}}\n")).contains("must be named x-studio-"));
+        let pool = "apiVersion: tallylight.dev/v1alpha1\nkind: MediaPool\nmetadata: {name: a}\nspec: {app: a/b}\n";
+        assert!(error(pool).contains("spec.app"), "{}", error(pool));
         assert!(error("apiVersion: v1\nkind: Pod\n").contains("kind Pod"));
         assert!(
             error("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {key: 5}\n")
