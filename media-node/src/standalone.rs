@@ -61,7 +61,7 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     }
 
     let apps = Apps::default();
-    let catalog = Catalog::new(store.clone(), apps.clone(), catalog::default_pool(&args)?);
+    let catalog = Catalog::new(store.clone(), apps.clone(), catalog::Flags::new(&args)?);
     let authorities =
         args.hook_ca_file.as_deref().map(std::fs::read).transpose().context("failed to read --hook-ca-file")?;
     let client =

@@ -9,7 +9,9 @@ use std::{
 use anyhow::Context;
 use kube::ResourceExt;
 use ledger::SqliteStore;
-use tallylight_crds::{Broadcast, HookUrlSource, MediaPool, MediaPoolSpec, SecretKeyRef, hook_url};
+use tallylight_crds::{
+    Broadcast, HookUrlSource, Hooks, InvalidHookUrl, MediaPool, MediaPoolSpec, SecretKeyRef, hook_url,
+};
 use webhook::{
     ResolveError, Resolver, Settings,
     settings::{UrlSource, url_source},
@@ -26,7 +28,7 @@ pub(super) const DEFAULT_POOL: &str = "default";
 pub(super) struct Catalog {
     store: SqliteStore,
     apps: Apps,
-    flags: Arc<MediaPool>,
+    flags: Arc<Flags>,
     content: Arc<RwLock<Content>>,
 }
 
@@ -46,36 +48,69 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The pool that the flags make.
-pub(super) fn default_pool(args: &StandaloneArgs) -> anyhow::Result<MediaPool> {
-    if let Some(url) = &args.listener_hook_url {
-        // a flag is as secret as this machine: a URL with credentials is taken here
-        hook_url(url, HookUrlSource::Secret).context("--listener-hook-url cannot be used")?;
+/// Where the flags keep a hook URL with a user name and a password, which REST must not show. No manifest can have this name.
+const FLAG_SECRET: &str = "--listener-hook-url";
+const FLAG_SECRET_KEY: &str = "url";
+
+/// What the flags say: the pool that they make, and the Secret that it needs.
+pub(super) struct Flags {
+    pool: MediaPool,
+    secret: Option<Secret>,
+}
+
+impl From<MediaPool> for Flags {
+    fn from(pool: MediaPool) -> Self {
+        Self { pool, secret: None }
     }
-    let spec = MediaPoolSpec {
-        app: args.node.app.clone(),
-        listener_hook_url: args.listener_hook_url.clone(),
-        hooks: None,
-        admission: args.admission.into(),
-    };
-    let mut pool = MediaPool::new(DEFAULT_POOL, spec);
-    pool.metadata.namespace = Some(NAMESPACE.to_owned());
-    Ok(pool)
+}
+
+impl Flags {
+    /// # Errors
+    /// When a flag cannot be used.
+    pub(super) fn new(args: &StandaloneArgs) -> anyhow::Result<Self> {
+        let spec = MediaPoolSpec {
+            app: args.node.app.clone(),
+            listener_hook_url: None,
+            hooks: None,
+            admission: args.admission.into(),
+        };
+        let mut pool = MediaPool::new(DEFAULT_POOL, spec);
+        pool.metadata.namespace = Some(NAMESPACE.to_owned());
+        let mut flags = Self::from(pool);
+        if let Some(url) = &args.listener_hook_url {
+            flags.set_url(url).context("--listener-hook-url cannot be used")?;
+        }
+        Ok(flags)
+    }
+
+    fn set_url(&mut self, url: &str) -> Result<(), InvalidHookUrl> {
+        match hook_url(url, HookUrlSource::Spec) {
+            Ok(_) => self.pool.spec.listener_hook_url = Some(url.to_owned()),
+            Err(InvalidHookUrl::User) => {
+                let key = SecretKeyRef { name: FLAG_SECRET.to_owned(), key: FLAG_SECRET_KEY.to_owned() };
+                self.pool.spec.hooks = Some(Hooks { url_secret_ref: Some(key), ..Hooks::default() });
+                self.secret = Some(Secret([(FLAG_SECRET_KEY.to_owned(), url.to_owned())].into()));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 impl Catalog {
     /// Begins with what the flags say.
-    pub(super) fn new(store: SqliteStore, apps: Apps, flags: MediaPool) -> Self {
-        let catalog = Self { store, apps, flags: Arc::new(flags), content: Arc::default() };
+    pub(super) fn new(store: SqliteStore, apps: Apps, flags: impl Into<Flags>) -> Self {
+        let catalog = Self { store, apps, flags: Arc::new(flags.into()), content: Arc::default() };
         catalog.set(Vec::new(), BTreeMap::new());
         catalog
     }
 
     /// Replaces what the manifests say. A pool of the flags' name takes the flags' place. Returns the pools that are left
     /// out, because another has their application.
-    pub(super) fn set(&self, pools: Vec<MediaPool>, secrets: BTreeMap<String, Secret>) -> Vec<String> {
+    pub(super) fn set(&self, pools: Vec<MediaPool>, mut secrets: BTreeMap<String, Secret>) -> Vec<String> {
         let named = |name: &str| pools.iter().any(|pool| pool.name_any() == name);
-        let flags = (!named(DEFAULT_POOL)).then(|| MediaPool::clone(&self.flags));
+        let flags = (!named(DEFAULT_POOL)).then(|| self.flags.pool.clone());
+        secrets.extend(self.flags.secret.clone().map(|secret| (FLAG_SECRET.to_owned(), secret)));
         let (mut by_name, mut apps, mut left_out) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for pool in flags.into_iter().chain(pools) {
             let name = pool.name_any();
@@ -132,6 +167,9 @@ impl Resolver for Catalog {
 
 #[cfg(test)]
 mod tests {
+    use tallylight_crds::BroadcastSpec;
+    use webhook::Endpoint;
+
     use super::*;
 
     fn pool(name: &str, app: &str) -> MediaPool {
@@ -165,6 +203,24 @@ mod tests {
         assert_eq!(catalog.set(vec![pool(DEFAULT_POOL, "Other")], BTreeMap::new()), Vec::<String>::new());
 
         assert_eq!((apps.pool("LiveApp"), apps.pool("Other")), (None, Some("default".into())));
+    }
+
+    #[tokio::test]
+    async fn a_url_with_a_password_in_a_flag_is_used_and_shown_nowhere() {
+        const URL: &str = "http://user:hunter2@127.0.0.1:8000/hooks";
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&folder.path().join("ledger.sqlite")).unwrap();
+        let mut flags = Flags::from(pool(DEFAULT_POOL, "LiveApp"));
+        flags.set_url(URL).unwrap();
+        let catalog = Catalog::new(store, Apps::default(), flags);
+        catalog.set(Vec::new(), BTreeMap::new());
+        let mut broadcast = Broadcast::new("studio", BroadcastSpec::default());
+        broadcast.spec.pool = DEFAULT_POOL.into();
+
+        let settings = catalog.settings(&broadcast).await.unwrap();
+
+        assert_eq!(settings.endpoint.unwrap(), Endpoint::parse(URL, HookUrlSource::Secret).unwrap());
+        assert_eq!(catalog.of_app("LiveApp"), Some((DEFAULT_POOL.to_owned(), None)));
     }
 
     #[test]
