@@ -92,7 +92,8 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     media.serve(&Arc::new(node), &connections);
     readiness.set(true);
     info!(rtmp = %addresses.rtmp, http = %addresses.http, "serving");
-    announce::print(&announce::addresses(&addresses, &args.node.app, args.demo));
+    let rest_has_token = args.rest_token_file.is_some();
+    announce::print(&announce::addresses(&addresses, &args.node.app, args.demo, rest_has_token));
     if let Some(receiver) = receiver {
         background.spawn(receiver.run(started, end.clone()));
     }

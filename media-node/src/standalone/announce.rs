@@ -14,8 +14,9 @@ pub(super) fn print(text: &str) {
     let _printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// The addresses, and how to use them.
-pub(super) fn addresses(addresses: &Addresses, app: &str, with_demo: bool) -> String {
+/// The addresses, and how to use them. Without a credential REST says whom it answers.
+pub(super) fn addresses(addresses: &Addresses, app: &str, with_demo: bool, rest_has_token: bool) -> String {
+    let rest_is_for = if rest_has_token { "with a token" } else { "this machine only; --rest-token-file opens it" };
     let (rtmp, http) = (reachable(addresses.rtmp), reachable(addresses.http));
     let stream = if with_demo { demo::STREAM } else { "STREAM" };
     let mut text = format!(
@@ -24,7 +25,7 @@ pub(super) fn addresses(addresses: &Addresses, app: &str, with_demo: bool) -> St
          \x20        ffmpeg -re -i FILE -c copy -f flv rtmp://{rtmp}/{app}/STREAM\n\
          play     ffplay rtmp://{rtmp}/{app}/{stream}\n\
          \x20        vlc rtmp://{rtmp}/{app}/{stream}\n\
-         REST     http://{http}/{app}/rest/v2/broadcasts/{stream}\n\
+         REST     http://{http}/{app}/rest/v2/broadcasts/{stream}  ({rest_is_for})\n\
          metrics  http://{http}/metrics\n"
     );
     if let Some(rtmps) = addresses.rtmps {
@@ -50,9 +51,18 @@ mod tests {
             rtmps: None,
         };
 
-        let text = addresses(&bound, "LiveApp", false);
+        let text = addresses(&bound, "LiveApp", false, false);
 
         assert!(text.contains("rtmp://localhost:1935/LiveApp/STREAM"), "{text}");
         assert!(text.contains("http://127.0.0.1:5080/LiveApp/rest"), "{text}");
+    }
+
+    #[test]
+    fn without_a_token_it_is_said_whom_rest_answers() {
+        let bound = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let bound = Addresses { http: bound(5080), rtmp: bound(1935), rtmps: None };
+
+        assert!(addresses(&bound, "LiveApp", false, false).contains("this machine only; --rest-token-file opens it"));
+        assert!(!addresses(&bound, "LiveApp", false, true).contains("this machine only"));
     }
 }
