@@ -52,8 +52,9 @@ setup:
 	tests/setup.sh
 
 .PHONY: binaries demo-clip
+# The binaries that the suites start, with the tests: in one build, so that nothing is built twice with other features.
 binaries:
-	cargo build --locked --package tallylight-operator --package tallylight-media-node --package webhook $(test_features)
+	cargo build --workspace --bins --tests --locked $(test_features)
 
 $(cargo_deny):
 	CARGO_TARGET_DIR=$(TALLYLIGHT_CACHE)/tools/.cargo-deny-target cargo install --locked --quiet cargo-deny \
