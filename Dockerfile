@@ -1,9 +1,9 @@
 # Two images from one build: `docker build --target operator .` and `docker build --target media-node .`
-FROM rust:1.95-bookworm AS build
+FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
 COPY . .
 # rust-toolchain.toml names components that only development needs.
-ENV RUSTUP_TOOLCHAIN=1.95
+ENV RUSTUP_TOOLCHAIN=1.95.0
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --package tallylight-operator --package tallylight-media-node \
