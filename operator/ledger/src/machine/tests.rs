@@ -122,7 +122,15 @@ fn a_full_ledger_refuses_a_start_but_has_room_for_every_end() {
         status = written(&status, &end(&status, second));
     };
     assert_eq!(refusal, Err(Rejection::LedgerFull));
-    assert!(status.hooks.pending.len() <= MAX_PENDING);
+    assert_eq!(status.hooks.pending.len(), MAX_PENDING);
+
+    // the receiver takes a start: there is room for one event, but a session makes two
+    let odd = written(&status, &Input::Ack { through: 1, lane: None });
+    assert_eq!(apply(&odd, &claim("odd", "n", second)), Err(Rejection::LedgerFull));
+
+    let room = written(&odd, &Input::Ack { through: 2, lane: None });
+    let last = written(&room, &claim("last", "n", second));
+    assert_eq!(written(&last, &end(&last, second)).hooks.pending.len(), MAX_PENDING);
 }
 
 // --- Any interleaving of nodes, operators, lost replies and crashes.
