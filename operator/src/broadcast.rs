@@ -16,6 +16,7 @@ use tallylight_crds::{Broadcast, BroadcastStatus, HOOKS_FINALIZER, Reason, Sessi
 
 use crate::{
     events::Events,
+    leader::Leadership,
     metrics::{Metrics, ReconcileResult},
     node_watch::SharedNodes,
     resolve::Pools,
@@ -44,6 +45,7 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     pub(crate) failures: Failures,
+    pub(crate) leadership: Leadership,
 }
 
 /// How often each object, by UID, has failed in a row.
@@ -118,6 +120,9 @@ pub(crate) fn inputs(object: &Guarded) -> Option<u64> {
 }
 
 pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+    if !context.leadership.holds() {
+        return Ok(Action::await_change()); // everything is woken when this process comes to lead
+    }
     let action = match &object.0 {
         Ok(broadcast) => reconcile_valid(broadcast, &context).await?,
         Err(invalid) => {

@@ -57,6 +57,19 @@ pub(crate) struct Run {
     #[arg(long, env = "TALLYLIGHT_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(5..=300))]
     pub(crate) lease_seconds: u64,
 
+    /// Whether to elect, among several operators, the one that writes. A single one may go without: then it need not end when
+    /// it cannot renew its Lease.
+    #[arg(long, env = "TALLYLIGHT_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub(crate) leader_elect: bool,
+
+    /// Namespace of the Lease by which several operators elect the one that writes; the pod's own when left out.
+    #[arg(long, env = "TALLYLIGHT_LEADER_NAMESPACE", value_name = "NAMESPACE")]
+    pub(crate) leader_namespace: Option<String>,
+
+    /// Name of this process in the election and in Events: the pod's name. Two that run at once must differ.
+    #[arg(long, env = "HOSTNAME", default_value = "tallylight-operator", value_name = "NAME")]
+    pub(crate) identity: String,
+
     /// PEM file with certificate authorities that receivers may also be signed by.
     #[arg(long, env = "TALLYLIGHT_HOOK_CA_FILE", value_name = "FILE")]
     pub(crate) hook_ca_file: Option<PathBuf>,

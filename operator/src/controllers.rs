@@ -48,8 +48,16 @@ pub(crate) fn pools(client: &Client, scope: &Scope) -> (Vec<Store<MediaPool>>, V
 
 /// What wakes Broadcasts that did not change themselves.
 pub(crate) enum Wake {
-    Pool { namespace: String, name: String },
-    Node { namespace: String, name: String },
+    Pool {
+        namespace: String,
+        name: String,
+    },
+    Node {
+        namespace: String,
+        name: String,
+    },
+    /// This process has come to lead: what changed before was nobody's, or another's, to do.
+    Everything,
 }
 
 pub(crate) async fn run_pool_watch(
@@ -129,7 +137,7 @@ impl Controllers<'_> {
             tasks.spawn(self.controller(place, api, cache.clone(), writer, triggers));
             places.push((cache, trigger));
         }
-        tasks.spawn(wake_up(woken, places, self.cancel.clone()));
+        tasks.spawn(wake_up(woken, places, self.dispatcher.clone(), self.cancel.clone()));
     }
 
     fn controller(
@@ -182,7 +190,9 @@ impl Follower {
     fn follow(&self, event: &Event<Guarded>) {
         match event {
             Event::Apply(object) | Event::InitApply(object) => {
-                if let Ok(broadcast) = &object.0 {
+                if let Ok(broadcast) = &object.0
+                    && self.context.leadership.holds()
+                {
                     self.dispatcher.observe(&Arc::new(broadcast.clone()));
                 }
             }
@@ -201,11 +211,15 @@ impl Follower {
 async fn wake_up(
     mut woken: mpsc::Receiver<Wake>,
     places: Vec<(Store<Guarded>, mpsc::Sender<ObjectRef<Guarded>>)>,
+    dispatcher: Dispatcher,
     cancel: CancellationToken,
 ) {
     while let Some(Some(wake)) = cancel.run_until_cancelled(woken.recv()).await {
         for (cache, trigger) in &places {
             for object in cache.state().into_iter().filter(|object| concerns(&wake, object)) {
+                if let (Wake::Everything, Ok(broadcast)) = (&wake, &object.0) {
+                    dispatcher.observe(&Arc::new(broadcast.clone()));
+                }
                 if trigger.send(ObjectRef::from_obj(&*object)).await.is_err() {
                     return;
                 }
@@ -215,9 +229,10 @@ async fn wake_up(
 }
 
 fn concerns(wake: &Wake, object: &Guarded) -> bool {
-    let Ok(broadcast) = &object.0 else { return false };
+    let Ok(broadcast) = &object.0 else { return matches!(wake, Wake::Everything) };
     let namespace = broadcast.metadata.namespace.as_deref();
     match wake {
+        Wake::Everything => true,
         Wake::Pool { namespace: ns, name } => namespace == Some(ns) && broadcast.spec.pool == *name,
         Wake::Node { namespace: ns, name } => {
             let session = broadcast.status.as_ref().map(|status| &status.session);

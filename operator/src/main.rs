@@ -7,6 +7,7 @@ mod crd;
 mod deliver;
 mod events;
 mod health;
+mod leader;
 mod metrics;
 mod node_watch;
 mod nodes;

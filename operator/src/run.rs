@@ -12,10 +12,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     broadcast,
     cli::Run,
-    controllers::{self, Controllers, WAKE_UPS},
+    controllers::{self, Controllers, WAKE_UPS, Wake},
     deliver,
     events::{Events, Reports},
     health::{Health, Watch},
+    leader::{self, Candidate, Leadership},
     metrics::Metrics,
     node_watch::{self, SharedNodes},
     resolve::Pools,
@@ -24,6 +25,8 @@ use crate::{
     secrets::Secrets,
 };
 
+/// How long a leader that stops lets requests under way end before it lets go of the Lease: most take milliseconds.
+const HAND_OVER: Duration = Duration::from_millis(500);
 /// Longest silence of a request; a watch is silent for up to 290 s.
 const READ_TIMEOUT: Duration = Duration::from_secs(295);
 
@@ -34,12 +37,13 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     let mut registry = Registry::with_prefix("tallylight");
 
+    let (candidate, leadership) = candidate(&args, &client);
     let secrets = Arc::new(Secrets::new(client.clone()));
     let (pool_caches, pool_watches) = controllers::pools(&client, &scope);
     let pools = Pools::new(pool_caches);
     let nodes = SharedNodes::new(Duration::from_secs(args.lease_seconds));
     let metrics = Metrics::register(&mut registry);
-    let events = Events::new(client.clone(), instance());
+    let events = Events::new(client.clone(), args.identity.clone());
     let store = KubeStore::new(client.clone(), "tallylight-operator");
     let context = Arc::new(broadcast::Context {
         store: store.clone(),
@@ -49,6 +53,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
         events: events.clone(),
         metrics: metrics.clone(),
         failures: broadcast::Failures::default(),
+        leadership: leadership.clone(),
     });
     let (reports, reported) = Reports::new(&mut registry);
     let dispatcher = deliver::dispatcher(args.hook_ca_file.as_deref(), &context, reports, &mut registry)?;
@@ -72,6 +77,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
             cancel.clone(),
         ));
     }
+    tasks.spawn(wake_when_leading(leadership, wake.clone(), cancel.clone()));
     let changes = controllers::forward_changes(wake, metrics, &tasks);
     let synced = {
         let health = health.clone();
@@ -80,24 +86,57 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     tasks.spawn(node_watch::run(client.clone(), scope.clone(), nodes, changes, synced, cancel.clone()));
     let controllers = Controllers { context: &context, dispatcher: &dispatcher, health: &health, cancel: &cancel };
     controllers.start(&client, &scope, woken, &tasks);
-    let deliveries = {
+    let mut deliveries = {
         let (dispatcher, cancel) = (dispatcher.clone(), cancel.clone());
-        async move { dispatcher.run(cancel).await }
+        tasks.spawn(async move { dispatcher.run(cancel).await })
     };
-    tasks.spawn(deliveries);
 
     tasks.spawn(announce(addresses, args.ready_file.clone(), health, cancel.clone()));
-    wait_for_signal().await?;
+    let contending = CancellationToken::new();
+    let contest = candidate.map(|candidate| tasks.spawn(candidate.run(contending.clone())));
+    tokio::select! {
+        signal = wait_for_signal() => signal?,
+        // Whatever is under way must stop: another operator may lead by now.
+        () = ended(contest) => anyhow::bail!("lost the Lease by which operators elect the one that writes"),
+    }
     tracing::info!("stopping");
     cancel.cancel();
+    // What is quick ends while we still lead; then the next operator may begin.
+    let _settled = tokio::time::timeout(HAND_OVER, &mut deliveries).await;
+    contending.cancel();
     tasks.close();
     let drained = tokio::time::timeout(Duration::from_secs(args.drain_seconds), tasks.wait());
     if drained.await.is_err() {
         tracing::warn!(
-            "requests were still under way at the end of the drain time; they are sent again by the next operator"
+            "requests were still under way at the end of the drain time; the next operator sends them again"
         );
     }
     Ok(())
+}
+
+fn candidate(args: &Run, client: &Client) -> (Option<Candidate>, Leadership) {
+    if !args.leader_elect {
+        return (None, Leadership::unopposed());
+    }
+    let namespace = args.leader_namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let (candidate, leadership) = Candidate::new(client.clone(), &namespace, args.identity.clone());
+    (Some(candidate), leadership)
+}
+
+/// Returns when the contest ends, which before our own end is a defeat; never without one.
+async fn ended(contest: Option<tokio::task::JoinHandle<leader::End>>) {
+    match contest {
+        Some(contest) => drop(contest.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Wakes everything when this process comes to lead.
+async fn wake_when_leading(leadership: Leadership, wake: mpsc::Sender<Wake>, cancel: CancellationToken) {
+    if cancel.run_until_cancelled(leadership.gained()).await.is_some() {
+        // The receiver ends with the process.
+        let _woken = wake.send(Wake::Everything).await;
+    }
 }
 
 async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
@@ -113,11 +152,6 @@ async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     config.connect_timeout = Some(Duration::from_secs(5));
     config.read_timeout = Some(READ_TIMEOUT);
     Client::try_from(config).context("failed to make a client of the cluster")
-}
-
-/// Who this process is in Events: the pod's name.
-fn instance() -> String {
-    std::env::var("HOSTNAME").unwrap_or_else(|_| "tallylight-operator".into())
 }
 
 /// The addresses that were bound, as the ready file has them.

@@ -6,8 +6,9 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::cli::LogFormat;
 
-/// Without `RUST_LOG`: our own lines, without the spans that the runtime puts around each reconcile.
-const FILTER: &str = "info,kube_runtime=warn";
+/// Without `RUST_LOG`: our own lines, which say what failed and for whom. The client has a line of its own for each request
+/// that fails, and the runtime a span around each reconcile.
+const FILTER: &str = "info,kube_client=off,kube_runtime=warn";
 
 /// Installs the log writer; the first call in a process wins.
 pub(crate) fn init(format: LogFormat) {

@@ -5,6 +5,7 @@
 mod chart;
 mod crash;
 mod delivery;
+mod leader;
 mod ledger;
 mod policy;
 mod schema;

@@ -81,7 +81,11 @@ async fn an_outage_of_the_api_server_ends_no_session() -> Result<()> {
     let node = Node::start(&tenant, "live", "media-live-1").await?;
     let kubeconfig = tenant.operator_kubeconfig(folder.path()).await?;
     let _operator =
-        Launch::operator(folder.path(), &kubeconfig, &tenant.namespace).args(["--lease-seconds=5"]).start().await?;
+        // One that elects ends when it cannot renew its Lease, and judges afresh when it is started again.
+        Launch::operator(folder.path(), &kubeconfig, &tenant.namespace)
+            .args(["--lease-seconds=5", "--leader-elect=false"])
+            .start()
+            .await?;
     let owner = node.open("show").await?;
     receiver.wait_for(1, SOON).await?;
 
