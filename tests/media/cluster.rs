@@ -284,7 +284,7 @@ async fn an_outage_delays_ends_and_keeps_their_times() -> Result<()> {
     let mut stays = cluster.ffmpeg("stays").await?;
     cluster.receiver.wait_for(2, SOON).await?;
 
-    // Twice the Lease, the first half as a partition looks, the second as a dead server. The node dies in it too.
+    // Twice the Lease, the first half as a partition looks, the second as a dead server.
     cluster.tenant.plane.freeze_api()?;
     ends.stop().await?;
     let ended = Timestamp::now();
