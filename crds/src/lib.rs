@@ -17,7 +17,10 @@ pub use condition::{Condition, ConditionStatus, set_condition};
 pub use hook_url::{HookUrlSource, InvalidHookUrl, MAX_HOOK_URL, hook_url};
 pub use hooks::{ContentType, Hooks, SecretKeyRef};
 pub use manifest::manifests;
-pub use media_pool::{Admission, MediaPool, MediaPoolSpec, MediaPoolStatus, StreamDefaults};
+pub use media_pool::{
+    Admission, Capacity, Exposure, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus, NodeService, NodeTemplate,
+    PortRange, PullPolicy, StreamDefaults,
+};
 pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, object_name};
 
 /// The API group.
@@ -32,6 +35,16 @@ pub const POOL_LABEL: &str = "tallylight.dev/pool";
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// Value of [`COMPONENT_LABEL`] on pods and Leases of media nodes.
 pub const MEDIA_NODE_COMPONENT: &str = "media-node";
+/// Label that a media node's pod has while a session is on air there: the pool's disruption budget covers those pods.
+pub const LIVE_LABEL: &str = "tallylight.dev/live";
+/// Label on pods that the operator makes: which state of the pool's spec they are made by.
+pub const REVISION_LABEL: &str = "tallylight.dev/revision";
+/// Annotation of a media node's Lease: media that it sends, in whole Mbit/s.
+pub const MEGABITS_OUT_ANNOTATION: &str = "tallylight.dev/megabits-per-second-out";
+/// Annotation of a media node's Lease: CPU time that it uses, in percent of one core.
+pub const CPU_ANNOTATION: &str = "tallylight.dev/cpu-percent";
+/// Annotation of a media node's Lease: sessions on air.
+pub const SESSIONS_ANNOTATION: &str = "tallylight.dev/sessions";
 /// The operator's finalizer: an open session is ended and every event is settled before a Broadcast goes.
 pub const HOOKS_FINALIZER: &str = "tallylight.dev/hooks";
 /// `ServiceAccount` of media pods, as the admission policy knows it.

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Condition, DEFAULT_APP, Hooks, broadcast};
 
+mod nodes;
+
+pub use nodes::{Capacity, Exposure, MediaNodes, NodeService, NodeTemplate, PortRange, PullPolicy};
+
 /// MediaPool is a set of media nodes, and the defaults of the Broadcasts that they carry.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
@@ -20,9 +24,20 @@ use crate::{Condition, DEFAULT_APP, Hooks, broadcast};
     namespaced,
     status = "MediaPoolStatus",
     derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.nodes.minNodes",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
     doc = "MediaPool is a set of media nodes, and the defaults of the Broadcasts that they carry.",
     printcolumn(name = "App", type_ = "string", json_path = ".spec.app"),
     printcolumn(name = "Admission", type_ = "string", json_path = ".spec.admission"),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Ready-Nodes", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Free", type_ = "integer", json_path = ".status.readyCapacity"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Exposure", type_ = "string", json_path = ".spec.nodes.exposure", priority = 1),
+    printcolumn(name = "Updated", type_ = "integer", json_path = ".status.updatedReplicas", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = kube::core::Rule::new("size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')")
         .message("metadata.name must be a DNS label of at most 63 characters"),
@@ -48,6 +63,15 @@ pub struct MediaPoolSpec {
     /// Who may publish: RegisteredOnly takes ids that have a Broadcast; Open makes a Broadcast for any other id, which is deleted after its end is delivered.
     #[serde(default)]
     pub admission: Admission,
+
+    /// How long a session waits, in seconds, for a publisher that lost its connection or its node to come back to any node of the pool; 0 ends it at once.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 3600))]
+    pub reconnect_window_seconds: i32,
+
+    /// Media nodes that the operator makes. When it is left out, others make them (a Deployment, say) and the operator only watches them; to take it out of a pool lets its nodes run on until they are deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<MediaNodes>,
 }
 
 /// Admission of unregistered stream ids.
@@ -69,7 +93,27 @@ pub struct MediaPoolStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// Accepted says whether the spec is valid.
+    /// Media nodes that the operator has made and not told to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub replicas: Option<i32>,
+    /// Those that are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub ready_replicas: Option<i32>,
+    /// Those that are made by the present spec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub updated_replicas: Option<i32>,
+    /// Free sessions of the ready nodes. Written with other changes, and at most once a minute by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub ready_capacity: Option<i32>,
+    /// Selector of the nodes' pods, for autoscalers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub selector: Option<String>,
+    /// Accepted says whether the spec is valid, Ready whether a node takes publishers, CapacityMet whether there are as many nodes and as much free capacity as asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,

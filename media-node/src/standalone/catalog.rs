@@ -68,12 +68,8 @@ impl Flags {
     /// # Errors
     /// When a flag cannot be used.
     pub(super) fn new(args: &StandaloneArgs) -> anyhow::Result<Self> {
-        let spec = MediaPoolSpec {
-            app: args.node.app.clone(),
-            listener_hook_url: None,
-            hooks: None,
-            admission: args.admission.into(),
-        };
+        let spec =
+            MediaPoolSpec { app: args.node.app.clone(), admission: args.admission.into(), ..MediaPoolSpec::default() };
         let mut pool = MediaPool::new(DEFAULT_POOL, spec);
         pool.metadata.namespace = Some(NAMESPACE.to_owned());
         let mut flags = Self::from(pool);
