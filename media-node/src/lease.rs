@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::RunArgs,
+    load::Load,
     metrics::{Metrics, Outcome},
 };
 
@@ -36,6 +37,7 @@ pub(crate) struct Keeper {
     fresh: Lease,
     known: Option<Lease>,
     failing: bool,
+    load: Load,
     metrics: Metrics,
 }
 
@@ -62,7 +64,14 @@ impl Keeper {
             ..LeaseSpec::default()
         };
         let fresh = Lease { metadata, spec: Some(spec) };
-        Self { api: Api::namespaced(client, namespace), fresh, known: None, failing: false, metrics }
+        Self {
+            api: Api::namespaced(client, namespace),
+            fresh,
+            known: None,
+            failing: false,
+            load: Load::new(metrics.clone()),
+            metrics,
+        }
     }
 
     /// Renews until cancelled. `held` turns true with the first success.
@@ -111,6 +120,7 @@ impl Keeper {
         };
         let now = MicroTime(Timestamp::now());
         let mut next = self.fresh.clone();
+        next.metadata.annotations = Some(self.load.annotations());
         let spec = next.spec.get_or_insert_default();
         spec.renew_time = Some(now.clone());
         let held_before = found.as_ref().and_then(|lease| lease.spec.as_ref()?.acquire_time.clone());
@@ -120,8 +130,8 @@ impl Keeper {
             Some(found) => {
                 next.metadata.resource_version = found.metadata.resource_version;
                 // what others put there stays
-                next.metadata.annotations = found.metadata.annotations;
-                next.metadata.labels = Some(merged(found.metadata.labels, self.fresh.metadata.labels.clone()));
+                next.metadata.annotations = Some(merged(found.metadata.annotations, next.metadata.annotations));
+                next.metadata.labels = Some(merged(found.metadata.labels, next.metadata.labels));
                 self.api.replace(&name, &PostParams::default(), &next).await?
             }
         };
@@ -130,9 +140,9 @@ impl Keeper {
     }
 }
 
-type Labels = BTreeMap<String, String>;
+type Pairs = BTreeMap<String, String>;
 
-fn merged(found: Option<Labels>, ours: Option<Labels>) -> Labels {
+fn merged(found: Option<Pairs>, ours: Option<Pairs>) -> Pairs {
     let mut all = found.unwrap_or_default();
     all.extend(ours.unwrap_or_default());
     all

@@ -12,6 +12,7 @@ pub mod hub;
 pub mod ingest;
 mod lease;
 pub mod listener;
+mod load;
 pub mod metrics;
 mod own_sessions;
 pub mod playback;

@@ -206,6 +206,18 @@ impl Metrics {
         self.bytes.get_or_create(&BytesLabel { protocol, direction }).clone()
     }
 
+    /// Bytes sent to viewers so far.
+    #[must_use]
+    pub fn bytes_out(&self) -> u64 {
+        [Protocol::Rtmp, Protocol::Rtmps].map(|protocol| self.bytes(protocol, Direction::Out).get()).iter().sum()
+    }
+
+    /// Sessions on air here.
+    #[must_use]
+    pub fn sessions(&self) -> i64 {
+        self.sessions_open.get()
+    }
+
     pub fn skipped(&self, packets: u64) {
         self.packets_skipped.inc_by(packets);
     }
