@@ -53,7 +53,7 @@ pub(crate) struct Context {
 pub(crate) struct Failures(Mutex<HashMap<String, u32>>);
 
 impl Failures {
-    fn count(&self, uid: String) -> u32 {
+    pub(crate) fn count(&self, uid: String) -> u32 {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(uid).or_insert(0);
         *count += 1;

@@ -70,6 +70,10 @@ pub(crate) struct Run {
     #[arg(long, env = "HOSTNAME", default_value = "tallylight-operator", value_name = "NAME")]
     pub(crate) identity: String,
 
+    /// Image of the media nodes that the operator makes for pools whose template names none.
+    #[arg(long, env = "TALLYLIGHT_MEDIA_NODE_IMAGE", value_name = "IMAGE")]
+    pub(crate) media_node_image: Option<String>,
+
     /// PEM file with certificate authorities that receivers may also be signed by.
     #[arg(long, env = "TALLYLIGHT_HOOK_CA_FILE", value_name = "FILE")]
     pub(crate) hook_ca_file: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! Watches pools and Broadcasts, hands every change to the dispatcher, and runs one controller of Broadcasts a watched
 //! namespace. What wakes a Broadcast that did not change itself, a pool or a node, is here too.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use kube::{
@@ -12,6 +12,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
+use ledger::Key;
 use tallylight_crds::{MediaPool, SessionState};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,6 +23,7 @@ use crate::{
     health::{Health, Watch},
     metrics::Metrics,
     nodes::Change,
+    pool::wakes::{SessionChanges, Wakes},
     scope::{Place, Scope},
 };
 
@@ -60,24 +62,49 @@ pub(crate) enum Wake {
     Everything,
 }
 
+/// Whom a change of a pool concerns.
+#[derive(Clone)]
+pub(crate) struct PoolFollowers {
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) broadcasts: mpsc::Sender<Wake>,
+    pub(crate) pools: Wakes,
+}
+
+impl PoolFollowers {
+    /// # Errors
+    /// When the controllers have ended.
+    async fn wake(&self, pool: Key) -> Result<(), mpsc::error::SendError<Wake>> {
+        self.dispatcher.wake_pool(&pool.namespace, &pool.name);
+        self.pools.wake(&pool.namespace, &pool.name);
+        self.broadcasts.send(Wake::Pool { namespace: pool.namespace, name: pool.name }).await
+    }
+}
+
 pub(crate) async fn run_pool_watch(
     watch: PoolWatch,
-    dispatcher: Dispatcher,
-    wake: mpsc::Sender<Wake>,
+    followers: PoolFollowers,
     health: Health,
     cancel: CancellationToken,
 ) {
     let (place, writer, api) = watch;
+    let mut generations = BTreeMap::new();
     let events =
         watcher(api, watcher::Config::default().page_size(PAGE)).backoff(ledger::watch_backoff()).modify(prune);
     let mut events = std::pin::pin!(events.reflect(writer));
     while let Some(Some(event)) = cancel.run_until_cancelled(events.next()).await {
         match event {
-            Ok(Event::Apply(pool) | Event::Delete(pool) | Event::InitApply(pool)) => {
-                let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
-                dispatcher.wake_pool(&namespace, &name);
-                let woken = Wake::Pool { namespace, name };
-                if wake.send(woken).await.is_err() {
+            Ok(Event::Apply(pool) | Event::InitApply(pool)) => {
+                let seen = (pool.uid(), pool.metadata.generation, pool.metadata.deletion_timestamp.is_some());
+                let key = Key { namespace: pool.namespace().unwrap_or_default(), name: pool.name_any() };
+                // A status is the operator's own: it concerns nobody.
+                if generations.insert(key.clone(), seen.clone()) != Some(seen) && followers.wake(key).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Event::Delete(pool)) => {
+                let key = Key { namespace: pool.namespace().unwrap_or_default(), name: pool.name_any() };
+                generations.remove(&key);
+                if followers.wake(key).await.is_err() {
                     return;
                 }
             }
@@ -89,7 +116,12 @@ pub(crate) async fn run_pool_watch(
 }
 
 /// Turns changes of media nodes into wake-ups.
-pub(crate) fn forward_changes(wake: mpsc::Sender<Wake>, metrics: Metrics, tasks: &TaskTracker) -> mpsc::Sender<Change> {
+pub(crate) fn forward_changes(
+    wake: mpsc::Sender<Wake>,
+    pools: Wakes,
+    metrics: Metrics,
+    tasks: &TaskTracker,
+) -> mpsc::Sender<Change> {
     let (changes, mut inbox) = mpsc::channel(WAKE_UPS);
     tasks.spawn(async move {
         while let Some(change) = inbox.recv().await {
@@ -101,6 +133,9 @@ pub(crate) fn forward_changes(wake: mpsc::Sender<Wake>, metrics: Metrics, tasks:
                 }
             };
             let namespace = node.namespace.clone();
+            if let Some(pool) = &pool {
+                pools.wake(&namespace, pool);
+            }
             let of_pool = pool.map(|name| Wake::Pool { namespace: namespace.clone(), name });
             let of_node = lost.then_some(Wake::Node { namespace, name: node.name });
             for woken in of_node.into_iter().chain(of_pool) {
@@ -124,12 +159,19 @@ pub(crate) struct Controllers<'a> {
     pub(crate) context: &'a Arc<broadcast::Context>,
     pub(crate) dispatcher: &'a Dispatcher,
     pub(crate) health: &'a Health,
+    pub(crate) pools: &'a Wakes,
     pub(crate) cancel: &'a CancellationToken,
 }
 
 impl Controllers<'_> {
-    /// Starts one controller a watched namespace, and the task that wakes them.
-    pub(crate) fn start(&self, client: &Client, scope: &Scope, woken: mpsc::Receiver<Wake>, tasks: &TaskTracker) {
+    /// Starts one controller a watched namespace, and the task that wakes them; gives the caches that they fill.
+    pub(crate) fn start(
+        &self,
+        client: &Client,
+        scope: &Scope,
+        woken: mpsc::Receiver<Wake>,
+        tasks: &TaskTracker,
+    ) -> Vec<Store<Guarded>> {
         let mut places = Vec::new();
         for (place, api) in scope.apis::<Guarded>(client) {
             let (cache, writer) = reflector::store::<Guarded>();
@@ -137,7 +179,9 @@ impl Controllers<'_> {
             tasks.spawn(self.controller(place, api, cache.clone(), writer, triggers));
             places.push((cache, trigger));
         }
+        let caches = places.iter().map(|(cache, _)| cache.clone()).collect();
         tasks.spawn(wake_up(woken, places, self.dispatcher.clone(), self.cancel.clone()));
+        caches
     }
 
     fn controller(
@@ -153,6 +197,7 @@ impl Controllers<'_> {
             dispatcher: self.dispatcher.clone(),
             health: self.health.clone(),
             context: self.context.clone(),
+            sessions: SessionChanges::new(self.pools.clone()),
         };
         let config = watcher::Config::default().page_size(PAGE);
         let changes =
@@ -184,12 +229,14 @@ struct Follower {
     dispatcher: Dispatcher,
     health: Health,
     context: Arc<broadcast::Context>,
+    sessions: SessionChanges,
 }
 
 impl Follower {
     fn follow(&self, event: &Event<Guarded>) {
         match event {
             Event::Apply(object) | Event::InitApply(object) => {
+                self.sessions.see(object);
                 if let Ok(broadcast) = &object.0
                     && self.context.leadership.holds()
                 {
@@ -197,12 +244,13 @@ impl Follower {
                 }
             }
             Event::Delete(object) => {
+                self.sessions.forget(object);
                 let uid = object.uid().unwrap_or_default();
                 self.dispatcher.forget(&uid);
                 self.context.failures.forget(&uid);
             }
             Event::InitDone => self.health.synced(Watch::Broadcasts, &self.place),
-            Event::Init => {}
+            Event::Init => self.sessions.relist(),
         }
     }
 }

@@ -25,11 +25,12 @@ pub(crate) enum Watch {
     Broadcasts,
     Pools,
     Leases,
+    Pods,
 }
 
 impl Health {
     pub(crate) fn new(registry: Registry, places: &[Place]) -> Self {
-        let watches = [Watch::Broadcasts, Watch::Pools, Watch::Leases];
+        let watches = [Watch::Broadcasts, Watch::Pools, Watch::Leases, Watch::Pods];
         let missing = watches.iter().flat_map(|watch| places.iter().map(|place| (*watch, place.clone()))).collect();
         Self { registry: Arc::new(Mutex::new(registry)), missing: watch::Sender::new(missing) }
     }

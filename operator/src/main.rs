@@ -11,6 +11,7 @@ mod leader;
 mod metrics;
 mod node_watch;
 mod nodes;
+mod pool;
 mod resolve;
 mod rest_api;
 mod run;

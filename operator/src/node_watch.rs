@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     nodes::{Change, NodeKey, Nodes},
+    pool::loads::Loads,
     scope::{Place, Scope},
 };
 
@@ -51,6 +52,7 @@ pub(crate) async fn run(
     client: Client,
     scope: Scope,
     nodes: SharedNodes,
+    loads: Loads,
     changes: mpsc::Sender<Change>,
     synced: impl Fn(&Place) + Send,
     cancel: CancellationToken,
@@ -68,7 +70,7 @@ pub(crate) async fn run(
                 if matches!(event, Ok(Event::InitDone)) {
                     synced(&place);
                 }
-                on_lease(&nodes, event)
+                on_lease(&nodes, &loads, event)
             }
             Some((place, event)) = pods.next() => on_pod(&nodes, listed.entry(place.clone()).or_default(), place.as_deref(), event),
             _ = probes.tick() => probe(&client, &nodes).await,
@@ -96,7 +98,12 @@ where
     stream::select_all(watches).boxed()
 }
 
-fn on_lease(nodes: &SharedNodes, event: watcher::Result<Event<Lease>>) -> Vec<Change> {
+fn on_lease(nodes: &SharedNodes, loads: &Loads, event: watcher::Result<Event<Lease>>) -> Vec<Change> {
+    match &event {
+        Ok(Event::Apply(lease) | Event::InitApply(lease)) => loads.see(lease),
+        Ok(Event::Delete(lease)) => loads.forget(lease),
+        Ok(Event::Init | Event::InitDone) | Err(_) => {}
+    }
     let mut nodes = nodes.lock();
     let now = Instant::now();
     let change = match event {

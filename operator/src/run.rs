@@ -12,13 +12,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     broadcast,
     cli::Run,
-    controllers::{self, Controllers, WAKE_UPS, Wake},
+    controllers::{self, Controllers, PoolFollowers, WAKE_UPS, Wake},
     deliver,
     events::{Events, Reports},
     health::{Health, Watch},
     leader::{self, Candidate, Leadership},
     metrics::Metrics,
     node_watch::{self, SharedNodes},
+    pool::{self, loads::Loads, wakes::Wakes},
     resolve::Pools,
     rest_api,
     scope::{Place, Scope},
@@ -40,7 +41,9 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let (candidate, leadership) = candidate(&args, &client);
     let secrets = Arc::new(Secrets::new(client.clone()));
     let (pool_caches, pool_watches) = controllers::pools(&client, &scope);
-    let pools = Pools::new(pool_caches);
+    let pools = Pools::new(pool_caches.clone());
+    let wakes = Wakes::new(scope.places());
+    let loads = Loads::new(wakes.clone());
     let nodes = SharedNodes::new(Duration::from_secs(args.lease_seconds));
     let metrics = Metrics::register(&mut registry);
     let events = Events::new(client.clone(), args.identity.clone());
@@ -68,24 +71,31 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     tasks.spawn(serve(metrics_listener, health.clone().router(), cancel.clone()));
     tasks.spawn(serve(rest_listener, rest, cancel.clone()));
     let (wake, woken) = mpsc::channel(WAKE_UPS);
+    let followers = PoolFollowers { dispatcher: dispatcher.clone(), broadcasts: wake.clone(), pools: wakes.clone() };
     for watch in pool_watches {
-        tasks.spawn(controllers::run_pool_watch(
-            watch,
-            dispatcher.clone(),
-            wake.clone(),
-            health.clone(),
-            cancel.clone(),
-        ));
+        tasks.spawn(controllers::run_pool_watch(watch, followers.clone(), health.clone(), cancel.clone()));
     }
-    tasks.spawn(wake_when_leading(leadership, wake.clone(), cancel.clone()));
-    let changes = controllers::forward_changes(wake, metrics, &tasks);
+    tasks.spawn(wake_when_leading(leadership.clone(), wake.clone(), cancel.clone()));
+    let changes = controllers::forward_changes(wake, wakes.clone(), metrics.clone(), &tasks);
     let synced = {
         let health = health.clone();
         move |place: &Place| health.synced(Watch::Leases, place)
     };
-    tasks.spawn(node_watch::run(client.clone(), scope.clone(), nodes, changes, synced, cancel.clone()));
-    let controllers = Controllers { context: &context, dispatcher: &dispatcher, health: &health, cancel: &cancel };
-    controllers.start(&client, &scope, woken, &tasks);
+    let (seen, noted) = (nodes.clone(), loads.clone());
+    tasks.spawn(node_watch::run(client.clone(), scope.clone(), seen, noted, changes, synced, cancel.clone()));
+    let controllers =
+        Controllers { context: &context, dispatcher: &dispatcher, health: &health, pools: &wakes, cancel: &cancel };
+    let broadcasts = controllers.start(&client, &scope, woken, &tasks);
+    let (pods, pod_watches) = pool::pods(&client, &scope);
+    for watch in pod_watches {
+        tasks.spawn(pool::run_pod_watch(watch, wakes.clone(), health.clone(), cancel.clone()));
+    }
+    let image = args.media_node_image.clone();
+    let (failures, memories) = (broadcast::Failures::default(), pool::Memories::default());
+    let context =
+        pool::Context { client, broadcasts, pods, nodes, loads, metrics, image, failures, memories, leadership };
+    let places = scope.places().into_iter().zip(pool_caches).collect();
+    pool::start(&Arc::new(context), places, &wakes, &health, &cancel, &tasks);
     let mut deliveries = {
         let (dispatcher, cancel) = (dispatcher.clone(), cancel.clone());
         tasks.spawn(async move { dispatcher.run(cancel).await })
@@ -104,14 +114,19 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     // What is quick ends while we still lead; then the next operator may begin.
     let _settled = tokio::time::timeout(HAND_OVER, &mut deliveries).await;
     contending.cancel();
+    drain(&tasks, Duration::from_secs(args.drain_seconds)).await;
+    Ok(())
+}
+
+/// Lets what is under way end.
+async fn drain(tasks: &TaskTracker, longest: Duration) {
     tasks.close();
-    let drained = tokio::time::timeout(Duration::from_secs(args.drain_seconds), tasks.wait());
+    let drained = tokio::time::timeout(longest, tasks.wait());
     if drained.await.is_err() {
         tracing::warn!(
             "requests were still under way at the end of the drain time; the next operator sends them again"
         );
     }
-    Ok(())
 }
 
 fn candidate(args: &Run, client: &Client) -> (Option<Candidate>, Leadership) {

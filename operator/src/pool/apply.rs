@@ -1,0 +1,99 @@
+//! Writes what was built and planned. Each write touches one object; what fails is decided anew by the next reconcile.
+
+use k8s_openapi::api::{core::v1::Pod, core::v1::Service, policy::v1::PodDisruptionBudget};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+use tallylight_crds::LIVE_LABEL;
+use uuid::Uuid;
+
+use super::{
+    Context, Error,
+    build::{self, Resources},
+    plan::{Action, Memory, Sessions},
+    validate::ValidatedPool,
+};
+
+/// Field manager of what the operator applies.
+const MANAGER: &str = "tallylight-operator";
+/// While a session is on air, a cluster autoscaler must not take the node away for being little used.
+const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+
+/// Applies what a pool has once. The budget comes first: from the first pod on, sessions are protected.
+///
+/// # Errors
+/// When the API server refuses one, or somebody else owns a field of it.
+pub(super) async fn resources(pool: &ValidatedPool, resources: &Resources, context: &Context) -> Result<(), Error> {
+    let how = PatchParams::apply(MANAGER);
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(context.client.clone(), &pool.namespace);
+    let applied = budgets.patch(&resources.budget.name_any(), &how, &Patch::Apply(&resources.budget)).await;
+    applied.map_err(|source| Error::ApplyBudget { source })?;
+    let services: Api<Service> = Api::namespaced(context.client.clone(), &pool.namespace);
+    let applied = services.patch(&resources.service.name_any(), &how, &Patch::Apply(&resources.service)).await;
+    applied.map_err(|source| Error::ApplyService { source })?;
+    Ok(())
+}
+
+/// Does what was planned, in order.
+///
+/// # Errors
+/// At the first action that fails for another reason than that its pod is gone or replaced.
+pub(super) async fn actions(
+    pool: &ValidatedPool,
+    actions: &[Action],
+    memory: &mut Memory,
+    context: &Context,
+) -> Result<(), Error> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &pool.namespace);
+    for action in actions {
+        match action {
+            Action::Label { name, uid, sessions } => label(&pods, name, uid, *sessions).await?,
+            Action::Create { port, why } => {
+                let suffix: String = Uuid::new_v4().simple().to_string().chars().take(build::SUFFIX).collect();
+                let pod = build::pod(pool, &suffix, *port);
+                let how = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+                pods.create(&how, &pod).await.map_err(|source| Error::CreatePod { source })?;
+                memory.made(pod.name_any(), *port);
+                tracing::info!(namespace = pool.namespace, pod = pod.name_any(), port, ?why, "node.created");
+            }
+            Action::Drain { name, uid, why } => {
+                stop(&pods, name, uid).await?;
+                tracing::info!(namespace = pool.namespace, pod = name, ?why, "node.draining");
+            }
+            Action::Remove { name, uid } => {
+                stop(&pods, name, uid).await?;
+                tracing::warn!(namespace = pool.namespace, pod = name, "node.failed");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the pod with the grace that its spec names. A pod whose containers have ended goes at once.
+async fn stop(pods: &Api<Pod>, name: &str, uid: &str) -> Result<(), Error> {
+    let this_one = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    let how = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
+    settle(pods.delete(name, &how).await.map(drop), |source| Error::DeletePod { source })
+}
+
+async fn label(pods: &Api<Pod>, name: &str, uid: &str, sessions: Sessions) -> Result<(), Error> {
+    let (live, evict) = match sessions {
+        Sessions::Live => (json!("true"), json!("false")),
+        Sessions::None => (json!(null), json!(null)),
+    };
+    let metadata = json!({"uid": uid, "labels": {LIVE_LABEL: live}, "annotations": {SAFE_TO_EVICT: evict}});
+    let patch = Patch::Merge(json!({"metadata": metadata}));
+    let patched = pods.patch(name, &PatchParams::default(), &patch).await;
+    settle(patched.map(drop), |source| Error::LabelPod { source })
+}
+
+/// A pod that is gone, or another under its name, needs nothing.
+fn settle(answer: kube::Result<()>, failed: impl FnOnce(kube::Error) -> Error) -> Result<(), Error> {
+    match answer {
+        Ok(()) => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(source) => Err(failed(source)),
+    }
+}

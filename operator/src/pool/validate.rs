@@ -1,0 +1,379 @@
+//! From the raw spec to a pool with every default decided. What the schema cannot check is checked here. Knows no client.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::api::core::v1::{
+    Affinity, EnvVar, PodSecurityContext, ResourceRequirements, SecurityContext, Toleration, TopologySpreadConstraint,
+    Volume, VolumeMount,
+};
+use kube::ResourceExt as _;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use tallylight_crds::{Exposure, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy};
+use uuid::Uuid;
+
+use super::plan::{Bounds, Limits};
+
+/// `media-` + name + `-` + [`super::build::SUFFIX`] characters must stay a DNS label, which is at most 63.
+const MAX_NAME: usize = 51;
+/// Ports when the spec names none.
+const PORTS: (i32, i32) = (7000, 8000);
+const DEFAULT_RTMP_PORT: i32 = 1935;
+
+/// A pool whose nodes the operator makes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ValidatedPool {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) uid: String,
+    pub(crate) app: String,
+    pub(crate) bounds: Bounds,
+    pub(crate) exposure: Exposure,
+    pub(crate) service: ServiceSettings,
+    pub(crate) drain_seconds: i64,
+    pub(crate) template: Template,
+    /// Names the part of the spec that pods are made of: it does not change when the operator is upgraded.
+    pub(crate) revision: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ServiceSettings {
+    pub(crate) port: i32,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) load_balancer_class: Option<String>,
+}
+
+/// The overlay of the pods, read.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Template {
+    pub(crate) image: String,
+    pub(crate) image_pull_policy: Option<PullPolicy>,
+    pub(crate) image_pull_secrets: Vec<String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) resources: ResourceRequirements,
+    pub(crate) node_selector: BTreeMap<String, String>,
+    pub(crate) tolerations: Vec<Toleration>,
+    pub(crate) affinity: Option<Affinity>,
+    pub(crate) topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    pub(crate) priority_class_name: Option<String>,
+    pub(crate) pod_security_context: PodSecurityContext,
+    pub(crate) security_context: SecurityContext,
+    pub(crate) env: Vec<EnvVar>,
+    pub(crate) volumes: Vec<Volume>,
+    pub(crate) volume_mounts: Vec<VolumeMount>,
+}
+
+/// Why no nodes are made; the text names the field and the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Invalid {
+    #[error("metadata.name must be at most {MAX_NAME} characters for a pool with spec.nodes: pods are named after it")]
+    Name,
+    #[error("spec.nodes.template.image must be set: the operator runs without --media-node-image")]
+    NoImage,
+    #[error(
+        "spec.nodes.portRange has {ports} ports and must have at least maxNodes + 1 = {needed}: an update needs one more"
+    )]
+    PortRange { ports: i32, needed: i32 },
+    #[error("spec.nodes.template.{field}: {reason}")]
+    Template { field: &'static str, reason: String },
+}
+
+impl Invalid {
+    /// The reason of the condition.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Name => "InvalidName",
+            Self::NoImage => "NoImage",
+            Self::PortRange { .. } => "PortRangeTooSmall",
+            Self::Template { .. } => "InvalidTemplate",
+        }
+    }
+}
+
+/// Decides every default of a pool with nodes.
+///
+/// # Errors
+/// When no pod can be made of the spec.
+pub(crate) fn validate(
+    pool: &MediaPool,
+    nodes: &MediaNodes,
+    default_image: Option<&str>,
+) -> Result<ValidatedPool, Invalid> {
+    let name = pool.name_any();
+    if name.len() > MAX_NAME {
+        return Err(Invalid::Name);
+    }
+    let service = nodes.service.clone().unwrap_or_default();
+    let template = template(&nodes.template.clone().unwrap_or_default(), &name, default_image)?;
+    Ok(ValidatedPool {
+        namespace: pool.namespace().unwrap_or_default(),
+        uid: pool.uid().unwrap_or_default(),
+        app: pool.spec.app.clone(),
+        bounds: bounds(nodes)?,
+        exposure: nodes.exposure,
+        service: ServiceSettings {
+            port: service.port.unwrap_or(DEFAULT_RTMP_PORT),
+            annotations: service.annotations,
+            load_balancer_class: service.load_balancer_class,
+        },
+        drain_seconds: nodes.drain_timeout_seconds.into(),
+        revision: revision(pool, nodes, &template.image),
+        template,
+        name,
+    })
+}
+
+fn bounds(nodes: &MediaNodes) -> Result<Bounds, Invalid> {
+    let max = nodes.max_nodes.unwrap_or(nodes.min_nodes).max(nodes.min_nodes);
+    let ports = match nodes.exposure {
+        Exposure::HostPort => {
+            let (first, last) = nodes.port_range.map_or(PORTS, |range| (range.first, range.last));
+            let (ports, needed) = (last.saturating_sub(first).saturating_add(1), max.saturating_add(1));
+            if ports < needed {
+                return Err(Invalid::PortRange { ports, needed });
+            }
+            Some(u16::try_from(first).unwrap_or(u16::MAX)..=u16::try_from(last).unwrap_or(u16::MAX))
+        }
+        Exposure::HostNetwork | Exposure::LoadBalancer | Exposure::ClusterIp => None,
+    };
+    Ok(Bounds {
+        min: usize::try_from(nodes.min_nodes).unwrap_or(0),
+        max: usize::try_from(max).unwrap_or(0),
+        min_ready: whole(nodes.min_ready_capacity),
+        limits: Limits {
+            sessions: whole(nodes.capacity.sessions),
+            megabits_out: nodes.capacity.megabits_per_second_out.map(whole),
+            cpu_percent: nodes.capacity.cpu_percent.map(whole),
+        },
+        ports,
+        drain: Duration::from_secs(whole(nodes.drain_timeout_seconds).into()),
+    })
+}
+
+/// The schema lets none be negative.
+fn whole(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+fn template(raw: &NodeTemplate, pool: &str, default_image: Option<&str>) -> Result<Template, Invalid> {
+    let image = raw.image.clone().or_else(|| default_image.map(str::to_owned)).ok_or(Invalid::NoImage)?;
+    let volumes: Vec<Volume> = list("volumes", &raw.volumes)?;
+    if volumes.iter().any(|volume| volume.name == "token") {
+        let reason = "the name \"token\" is taken by the node's own volume: choose another".to_owned();
+        return Err(Invalid::Template { field: "volumes", reason });
+    }
+    let affinity = (!raw.affinity.is_empty()).then(|| read("affinity", &Value::Object(raw.affinity.clone())));
+    Ok(Template {
+        image,
+        image_pull_policy: raw.image_pull_policy,
+        image_pull_secrets: raw.image_pull_secrets.clone(),
+        annotations: raw.annotations.clone(),
+        labels: raw.labels.clone(),
+        resources: read("resources", &quantities(&raw.resources))?,
+        node_selector: raw.node_selector.clone(),
+        tolerations: list("tolerations", &raw.tolerations)?,
+        affinity: affinity.transpose()?,
+        topology_spread_constraints: list("topologySpreadConstraints", &spread(raw, pool))?,
+        priority_class_name: raw.priority_class_name.clone(),
+        pod_security_context: read("podSecurityContext", &changed(pod_security(), &raw.pod_security_context))?,
+        security_context: read("securityContext", &changed(container_security(), &raw.security_context))?,
+        env: list("env", &raw.env)?,
+        volumes,
+        volume_mounts: list("volumeMounts", &raw.volume_mounts)?,
+    })
+}
+
+fn pod_security() -> Value {
+    json!({
+        "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    })
+}
+
+fn container_security() -> Value {
+    json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}})
+}
+
+/// A merge patch: what is null goes.
+fn changed(mut defaults: Value, changes: &Map<String, Value>) -> Value {
+    json_patch::merge(&mut defaults, &Value::Object(changes.clone()));
+    defaults
+}
+
+/// Over zones and hosts as well as can be; a constraint that does not say which pods it counts counts the pool's.
+fn spread(raw: &NodeTemplate, pool: &str) -> Vec<Value> {
+    let selector = json!({"matchLabels": {POOL_LABEL: pool}});
+    let over = |key: &str| json!({"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway"});
+    let default = || vec![over("topology.kubernetes.io/zone"), over("kubernetes.io/hostname")];
+    let mut constraints = raw.topology_spread_constraints.clone().unwrap_or_else(default);
+    for constraint in constraints.iter_mut().filter_map(Value::as_object_mut) {
+        constraint.entry("labelSelector").or_insert_with(|| selector.clone());
+    }
+    constraints
+}
+
+/// YAML lets people write `cpu: 1`; the API's quantities are text.
+fn quantities(raw: &Map<String, Value>) -> Value {
+    let mut resources = Value::Object(raw.clone());
+    for kind in ["limits", "requests"] {
+        let amounts = resources.get_mut(kind).and_then(Value::as_object_mut);
+        for amount in amounts.into_iter().flat_map(|amounts| amounts.values_mut()).filter(|amount| amount.is_number()) {
+            *amount = Value::String(amount.to_string());
+        }
+    }
+    resources
+}
+
+fn list<T: DeserializeOwned + Serialize>(field: &'static str, items: &[Value]) -> Result<Vec<T>, Invalid> {
+    items.iter().map(|item| read(field, item)).collect()
+}
+
+/// Reads a part of a pod, and refuses what a pod does not have: it would be dropped without a word.
+fn read<T: DeserializeOwned + Serialize>(field: &'static str, raw: &Value) -> Result<T, Invalid> {
+    let invalid = |reason: String| Invalid::Template { field, reason };
+    let typed: T = T::deserialize(raw).map_err(|error| invalid(error.to_string()))?;
+    let kept = serde_json::to_value(&typed).map_err(|error| invalid(error.to_string()))?;
+    match dropped(raw, &kept) {
+        None => Ok(typed),
+        Some(path) => Err(invalid(format!("unknown field {path:?}"))),
+    }
+}
+
+/// The first member that reading has lost.
+fn dropped(raw: &Value, kept: &Value) -> Option<String> {
+    match (raw, kept) {
+        (Value::Object(raw), Value::Object(kept)) => raw.iter().find_map(|(key, value)| match kept.get(key) {
+            Some(kept) => dropped(value, kept).map(|inner| format!("{key}.{inner}")),
+            None => (!is_empty(value)).then(|| key.clone()),
+        }),
+        (Value::Array(raw), Value::Array(kept)) => raw
+            .iter()
+            .zip(kept)
+            .enumerate()
+            .find_map(|(at, (raw, kept))| dropped(raw, kept).map(|inner| format!("{at}.{inner}"))),
+        _ => None,
+    }
+}
+
+/// What reading may leave out: it says nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// A hash of what the user wrote, not of the pod that this version makes of it.
+fn revision(pool: &MediaPool, nodes: &MediaNodes, image: &str) -> String {
+    let parts = json!({
+        "app": pool.spec.app, "image": image, "exposure": nodes.exposure, "portRange": nodes.port_range,
+        "drain": nodes.drain_timeout_seconds, "template": nodes.template,
+    });
+    let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, parts.to_string().as_bytes());
+    hash.simple().to_string().chars().take(10).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A pool with these nodes, as the API server stores it.
+    pub(crate) fn pool(nodes: Value) -> MediaPool {
+        let mut pool = json!({
+            "apiVersion": "tallylight.dev/v1alpha1", "kind": "MediaPool",
+            "metadata": {"name": "live", "namespace": "tv", "uid": "u-1", "generation": 1},
+            "spec": {"app": "LiveApp"},
+        });
+        pool["spec"]["nodes"] = nodes;
+        serde_json::from_value(pool).unwrap()
+    }
+
+    pub(crate) fn validated(nodes: Value) -> Result<ValidatedPool, Invalid> {
+        let pool = pool(nodes);
+        let nodes = pool.spec.nodes.clone().unwrap();
+        validate(&pool, &nodes, Some("registry.example.com/media-node:1"))
+    }
+
+    #[test]
+    fn every_default_is_decided() {
+        let pool = validated(json!({})).unwrap();
+
+        assert_eq!((pool.bounds.min, pool.bounds.max, pool.bounds.min_ready), (1, 1, 0));
+        assert_eq!((pool.exposure, pool.service.port, pool.drain_seconds), (Exposure::ClusterIp, 1935, 600));
+        assert_eq!(pool.template.image, "registry.example.com/media-node:1");
+        assert_eq!(pool.template.pod_security_context.run_as_non_root, Some(true));
+        assert_eq!(pool.template.topology_spread_constraints.len(), 2);
+    }
+
+    #[test]
+    fn a_wrong_template_is_refused_with_its_field() {
+        for (template, message) in [
+            (json!({"resources": {"limits": {"cpu": true}}}), "template.resources: invalid type"),
+            (
+                json!({"tolerations": [{"key": "a", "operater": "Exists"}]}),
+                "template.tolerations: unknown field \"operater\"",
+            ),
+            (
+                json!({"securityContext": {"capabilities": {"dropp": []}, "x": 1}}),
+                "template.securityContext: unknown field",
+            ),
+            (json!({"volumes": [{"name": "token", "emptyDir": {}}]}), "choose another"),
+        ] {
+            let error = validated(json!({"template": template})).unwrap_err();
+            assert!(error.to_string().contains(message), "{error}");
+            assert_eq!(error.reason(), "InvalidTemplate");
+        }
+    }
+
+    #[test]
+    fn the_template_is_laid_over_the_defaults() {
+        let pool = validated(json!({"template": {
+            "resources": {"limits": {"cpu": 2, "memory": "1Gi"}},
+            "podSecurityContext": {"runAsUser": 1000, "fsGroup": null},
+            "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
+        }}))
+        .unwrap();
+
+        let security = &pool.template.pod_security_context;
+        assert_eq!((security.run_as_user, security.fs_group, security.run_as_group), (Some(1000), None, Some(65532)));
+        assert_eq!(pool.template.resources.limits.as_ref().unwrap()["cpu"].0, "2");
+        let selector = pool.template.topology_spread_constraints[0].label_selector.as_ref().unwrap();
+        assert_eq!(selector.match_labels.as_ref().unwrap()[POOL_LABEL], "live");
+    }
+
+    #[test]
+    fn a_port_range_has_room_for_an_update() {
+        let nodes =
+            |last: i32| json!({"exposure": "HostPort", "minNodes": 3, "portRange": {"first": 7000, "last": last}});
+
+        assert_eq!(validated(nodes(7002)).unwrap_err(), Invalid::PortRange { ports: 3, needed: 4 });
+        assert_eq!(validated(nodes(7003)).unwrap().bounds.ports, Some(7000..=7003));
+    }
+
+    #[test]
+    fn only_what_pods_are_made_of_makes_a_revision() {
+        let of = |nodes: Value| validated(nodes).unwrap().revision;
+        let first = of(json!({}));
+
+        assert_eq!(
+            first,
+            of(json!({"minNodes": 5, "maxNodes": 9, "minReadyCapacity": 7, "capacity": {"sessions": 3}}))
+        );
+        assert_ne!(first, of(json!({"template": {"annotations": {"a": "b"}}})));
+        assert_ne!(first, of(json!({"exposure": "HostPort"})));
+        // Written out, because a change of the function would replace every media pod when the operator is upgraded.
+        assert_eq!(first, "c59777b1e8");
+    }
+
+    #[test]
+    fn without_an_image_no_pod_is_made() {
+        let pool = pool(json!({}));
+
+        let error = validate(&pool, &pool.spec.nodes.clone().unwrap(), None).unwrap_err();
+
+        assert!(error.to_string().contains("--media-node-image"), "{error}");
+    }
+}
