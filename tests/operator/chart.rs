@@ -68,7 +68,8 @@ async fn the_pods_keep_to_the_restricted_pod_security_standard() -> Result<()> {
     let namespace: Namespace = serde_json::from_value(label)?;
     Api::<Namespace>::all(admin.clone()).create(&PostParams::default(), &namespace).await?;
     let pods = Api::<Pod>::namespaced(admin, "restricted");
-    let deployments = install::render("restricted", &["operator.rest.tokenSecret.name=rest"])?;
+    let deployments =
+        install::render("restricted", &["operator.rest.tokenSecret.name=rest", "mediaNode.managedBy=Deployment"])?;
     let templates: Vec<_> =
         deployments.iter().map(|document| &document["spec"]["template"]).filter(|t| !t.is_null()).collect();
     assert_eq!(templates.len(), 2, "the operator's and the media-node's");

@@ -112,3 +112,47 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 {{- end }}
+
+{{/* What the values of media nodes say in the words of MediaPool.spec.nodes; mediaPool.nodes is laid over it. */}}
+{{- define "tallylight.pool.nodes" -}}
+{{- with .Values.mediaNode -}}
+{{- if eq .service.type "NodePort" -}}
+{{- fail "mediaNode.service.type NodePort needs mediaNode.managedBy=Deployment; the operator exposes nodes by mediaPool.nodes.exposure: HostPort, HostNetwork, LoadBalancer or ClusterIP" -}}
+{{- end -}}
+minNodes: {{ .replicas }}
+exposure: {{ .service.type }}
+drainTimeoutSeconds: {{ .terminationGracePeriodSeconds }}
+service:
+  port: {{ .service.rtmpPort }}
+  {{- with .service.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .service.loadBalancerClass }}
+  loadBalancerClass: {{ . }}
+  {{- end }}
+template:
+  imagePullPolicy: {{ .image.pullPolicy }}
+  {{- with $.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $.Values.commonLabels }}
+  labels:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  resources:
+    {{- toYaml .resources | nindent 4 }}
+  env:
+  - name: TALLYLIGHT_LOG_FORMAT
+    value: {{ .logFormat }}
+  {{- with .env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- include "tallylight.placement" . | nindent 2 }}
+{{- end }}
+{{- end }}
