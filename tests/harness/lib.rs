@@ -9,6 +9,7 @@ pub mod apiserver;
 pub mod http;
 pub mod identity;
 pub mod install;
+pub mod kubelet;
 pub mod media;
 pub mod node;
 pub mod pki;

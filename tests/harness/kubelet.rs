@@ -1,0 +1,191 @@
+//! A small kubelet for media pods: puts pods that have no machine on one, says that their containers run, renews their Leases,
+//! and removes them when they are told to stop. It runs nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::Result;
+use futures::StreamExt as _;
+use k8s_openapi::{
+    api::{coordination::v1::Lease, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::Status,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinSet};
+
+/// As media nodes do.
+const RENEW: Duration = Duration::from_secs(5);
+
+/// What a test wants of pods from now on.
+#[derive(Clone, Debug, Default)]
+struct Wishes {
+    /// Pods whose containers go on after SIGTERM.
+    lingering: BTreeSet<String>,
+    /// Annotations of Leases, by pod.
+    loads: BTreeMap<String, Value>,
+}
+
+/// A running kubelet of one namespace; dropping it stops it.
+pub struct Kubelet {
+    wishes: watch::Sender<Wishes>,
+    _tasks: JoinSet<()>,
+}
+
+impl Kubelet {
+    /// Starts it, as the admin that `client` is.
+    #[must_use]
+    pub fn start(client: Client, namespace: &str) -> Self {
+        let wishes = watch::Sender::new(Wishes::default());
+        let machine = Machine {
+            pods: Api::namespaced(client.clone(), namespace),
+            leases: Api::namespaced(client, namespace),
+            seen: BTreeMap::new(),
+            wishes: wishes.subscribe(),
+            addresses: 0,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(machine.run());
+        Self { wishes, _tasks: tasks }
+    }
+
+    /// Lets the pod's containers go on after it is told to stop, as sessions do until the drain time is over.
+    pub fn linger(&self, pod: &str) {
+        self.wishes.send_modify(|wishes| _ = wishes.lingering.insert(pod.to_owned()));
+    }
+
+    /// Ends the containers of a pod that lingers.
+    pub fn finish(&self, pod: &str) {
+        self.wishes.send_modify(|wishes| _ = wishes.lingering.remove(pod));
+    }
+
+    /// Sets annotations of the pod's Lease: what the node says of its load.
+    pub fn report(&self, pod: &str, annotations: Value) {
+        self.wishes.send_modify(|wishes| _ = wishes.loads.insert(pod.to_owned(), annotations));
+    }
+}
+
+struct Machine {
+    pods: Api<Pod>,
+    leases: Api<Lease>,
+    seen: BTreeMap<String, Pod>,
+    wishes: watch::Receiver<Wishes>,
+    addresses: u8,
+}
+
+impl Machine {
+    async fn run(mut self) {
+        let config = watcher::Config::default().labels("app.kubernetes.io/component=media-node");
+        let mut events = std::pin::pin!(watcher(self.pods.clone(), config).default_backoff());
+        let mut renewals = tokio::time::interval(RENEW);
+        loop {
+            tokio::select! {
+                Some(event) = events.next() => match event {
+                    Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
+                        let name = pod.name_any();
+                        self.seen.insert(name.clone(), pod);
+                        self.tend(&name).await;
+                    }
+                    Ok(Event::Delete(pod)) => _ = self.seen.remove(&pod.name_any()),
+                    Ok(Event::Init) => self.seen.clear(),
+                    Ok(Event::InitDone) | Err(_) => {}
+                },
+                Ok(()) = self.wishes.changed() => {
+                    self.wishes.mark_unchanged();
+                    self.tend_all().await;
+                    self.renew_all().await;
+                }
+                _ = renewals.tick() => self.renew_all().await,
+                else => return,
+            }
+        }
+    }
+
+    async fn tend_all(&mut self) {
+        for name in self.seen.keys().cloned().collect::<Vec<_>>() {
+            self.tend(&name).await;
+        }
+    }
+
+    /// Brings a pod one step on. What fails is seen again with the pod's next change, and by the test.
+    async fn tend(&mut self, name: &str) {
+        let Some(pod) = self.seen.get(name).cloned() else { return };
+        let wishes = self.wishes.borrow().clone();
+        let is_bound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let is_new = pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_none_or(|p| p == "Pending");
+        let done: Result<()> = if pod.metadata.deletion_timestamp.is_some() {
+            if wishes.lingering.contains(name) { Ok(()) } else { self.remove(name).await }
+        } else if !is_bound {
+            self.bind(name).await
+        } else if is_new {
+            self.run_containers(name).await
+        } else {
+            Ok(())
+        };
+        drop(done);
+    }
+
+    async fn bind(&self, name: &str) -> Result<()> {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "machine-1"},
+        });
+
+        let _bound: Status = self.pods.create_subresource("binding", name, &PostParams::default(), &binding).await?;
+        Ok(())
+    }
+
+    async fn run_containers(&mut self, name: &str) -> Result<()> {
+        self.renew(name).await?;
+        self.addresses = self.addresses.wrapping_add(1);
+        let address = format!("10.1.0.{}", self.addresses);
+        let status = json!({"status": {
+            "phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "hostIP": "192.0.2.1",
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}],
+        }});
+        self.pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(status)).await?;
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        self.pods.delete(name, &now).await?;
+        Ok(())
+    }
+
+    async fn renew_all(&self) {
+        for (name, pod) in &self.seen {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            if phase == Some("Running") {
+                // A Lease that is not renewed shows in the test.
+                drop(self.renew(name).await);
+            }
+        }
+    }
+
+    async fn renew(&self, name: &str) -> Result<()> {
+        let Some(pod) = self.seen.get(name) else { return Ok(()) };
+        let annotations = self.wishes.borrow().loads.get(name).cloned().unwrap_or_else(|| json!({}));
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": name, "labels": pod.labels(), "annotations": annotations, "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod.uid()},
+            ]},
+            "spec": {
+                "holderIdentity": name, "leaseDurationSeconds": 15,
+                "renewTime": format!("{:.6}", jiff::Timestamp::now()),
+            },
+        });
+        self.leases.patch(name, &PatchParams::apply("kubelet").force(), &Patch::Apply(lease)).await?;
+        Ok(())
+    }
+}
