@@ -165,8 +165,11 @@ impl ControlPlane {
     /// When it cannot be written.
     pub fn kubeconfig(&self, folder: &Path, name: &str, credential: &Credential, namespace: &str) -> Result<PathBuf> {
         let path = folder.join(format!("{name}.kubeconfig"));
+        // Tests share the admin's: none may find it half written.
+        let part = folder.join(format!("{name}.{}.part", uuid::Uuid::new_v4().simple()));
         // JSON is YAML.
-        fs::write(&path, self.kubeconfig_value(credential, namespace).to_string())?;
+        fs::write(&part, self.kubeconfig_value(credential, namespace).to_string())?;
+        fs::rename(&part, &path)?;
         Ok(path)
     }
 
