@@ -50,10 +50,17 @@ impl Cluster {
         let folder = repository::folder(name)?;
         let receiver = Receiver::start().await?;
         tenant.pool(&pool).await?;
-        let kubeconfig = tenant.operator_kubeconfig(folder.path()).await?;
-        let operator = Launch::operator(folder.path(), &kubeconfig, &tenant.namespace).start().await?;
+        let operator = operator(&tenant, &folder).await?;
         let node = node(&tenant, &folder, "media-live-1").await?.start().await?;
         Ok(Self { node, operator, receiver, tenant, folder })
+    }
+
+    /// Does what a kubelet does with an operator that has ended itself.
+    async fn restart_operator(&mut self) -> Result<()> {
+        let status = self.operator.process.wait(SOON).await?;
+        anyhow::ensure!(!status.success(), "it lost its Lease, and did not end in good order");
+        self.operator = operator(&self.tenant, &self.folder).await?;
+        Ok(())
     }
 
     async fn broadcast(&self, name: &str) -> Result<()> {
@@ -67,6 +74,11 @@ impl Cluster {
 }
 
 /// Prepares a media-node with the identity of its pod.
+async fn operator(tenant: &Tenant, folder: &TempDir) -> Result<Service> {
+    let kubeconfig = tenant.operator_kubeconfig(folder.path()).await?;
+    Launch::operator(folder.path(), &kubeconfig, &tenant.namespace).start().await
+}
+
 async fn node(tenant: &Tenant, folder: &TempDir, name: &str) -> Result<Launch> {
     let credential = tenant.media_pod("live", name).await?;
     let kubeconfig: PathBuf = tenant.plane.kubeconfig(folder.path(), name, &credential, &tenant.namespace)?;
@@ -284,15 +296,16 @@ async fn an_outage_delays_ends_and_keeps_their_times() -> Result<()> {
     let mut stays = cluster.ffmpeg("stays").await?;
     cluster.receiver.wait_for(2, SOON).await?;
 
-    // Twice the Lease, the first half as a partition looks, the second as a dead server.
+    // Two minutes: first as a partition looks, then as a dead server.
     cluster.tenant.plane.freeze_api()?;
     ends.stop().await?;
     let ended = Timestamp::now();
     wait::throughout("the API server is frozen", Duration::from_secs(15), async || stays.process.must_run()).await?;
     cluster.tenant.plane.kill_api()?;
-    wait::throughout("the API server is gone", Duration::from_secs(15), async || stays.process.must_run()).await?;
+    wait::throughout("the API server is gone", Duration::from_secs(105), async || stays.process.must_run()).await?;
     assert!(rtmp::publish(&cluster.node.rtmp("LiveApp", "other")?).await?.refused().is_ok(), "no answer, no publisher");
     cluster.tenant.plane.start_api().await?;
+    cluster.restart_operator().await?;
 
     let requests = cluster.receiver.wait_for(3, SOON).await?;
     let end = requests.iter().find(|request| request.action() == "liveStreamEnded").unwrap();
