@@ -9,8 +9,10 @@
 pub mod broadcast;
 pub mod fanout;
 mod packet;
+pub mod splice;
 mod time;
 mod track;
+pub mod wire;
 
 pub use packet::{Packet, Role};
 pub use time::{MediaTime, RtmpClock, Timescale};
