@@ -242,6 +242,14 @@ impl<S: Store> Claims<S> {
         }
     }
 
+    /// The session of a publisher of this node that is on air: its Broadcast's UID, and which one it is.
+    #[must_use]
+    pub fn on_air(&self, key: &Key) -> Option<(String, Owner)> {
+        let state = self.state();
+        let held = state.held.get(key)?;
+        Some((held.uid.clone(), held.owner?))
+    }
+
     /// Takes note of a Broadcast as it now is in the store.
     pub fn observe(&self, broadcast: &Broadcast) {
         let key = Key::of(broadcast);

@@ -93,9 +93,15 @@ pub struct RunArgs {
     /// Name of this node: the pod's name, as the admission policy compares them
     #[arg(long, env = "TALLYLIGHT_NODE_NAME", value_name = "NAME")]
     pub node_name: String,
-    /// Address at which other nodes reach this one: the pod's IP
-    #[arg(long, env = "TALLYLIGHT_ADVERTISE_ADDRESS", value_name = "IP")]
+    /// Host at which other nodes reach this one: the pod's IP
+    #[arg(long, env = "TALLYLIGHT_ADVERTISE_ADDRESS", value_name = "HOST")]
     pub advertise_address: Option<String>,
+    /// Where other nodes of the pool pull the streams of this one, over plain HTTP inside the cluster
+    #[arg(long, env = "TALLYLIGHT_RELAY_ADDRESS", value_name = "IP:PORT", default_value = "0.0.0.0:5081")]
+    pub relay_address: SocketAddr,
+    /// File with the key that the pool's nodes share, 32 bytes or more; without it nothing is relayed
+    #[arg(long, env = "TALLYLIGHT_RELAY_KEY_FILE", value_name = "FILE", requires = "advertise_address")]
+    pub relay_key_file: Option<PathBuf>,
     /// UID of the pod, which then owns this node's Lease
     #[arg(long, env = "TALLYLIGHT_POD_UID", value_name = "UID")]
     pub pod_uid: Option<String>,

@@ -10,6 +10,8 @@ use media_core::{Packet, fanout};
 use tallylight_crds::StreamId;
 use tokio::sync::Notify;
 
+use crate::relay::Attached;
+
 /// Streams with a publisher here. Clones share the map.
 #[derive(Clone, Debug, Default)]
 pub struct Hub(Arc<Shared>);
@@ -49,13 +51,14 @@ pub struct Viewer {
     hub: Hub,
     pub stream: Arc<Stream>,
     pub packets: fanout::Subscriber,
+    _relay: Option<Attached>,
 }
 
 impl Hub {
     /// Takes the place of the stream's publisher; `None` when there is one.
     #[must_use]
     pub fn publish(&self, name: Name) -> Option<Place> {
-        let stream = Arc::new(Stream { fanout: fanout::Fanout::new(fanout::Limits::default()), more: Notify::new() });
+        let stream = Arc::new(Stream::new());
         match self.streams().entry(name.clone()) {
             Entry::Occupied(_) => return None,
             Entry::Vacant(entry) => entry.insert(Arc::clone(&stream)),
@@ -67,10 +70,26 @@ impl Hub {
     /// Joins a stream as a viewer; `None` when it has no publisher here.
     #[must_use]
     pub fn view(&self, name: &Name) -> Option<Viewer> {
+        let (stream, packets) = self.subscribe(name)?;
+        Some(self.viewer(stream, packets, None))
+    }
+
+    /// Reads a stream without being a viewer; `None` when it has no publisher here.
+    pub(crate) fn subscribe(&self, name: &Name) -> Option<(Arc<Stream>, fanout::Subscriber)> {
         let stream = Arc::clone(self.streams().get(name)?);
-        self.0.viewers.fetch_add(1, Ordering::Relaxed);
         let packets = stream.fanout.subscribe();
-        Some(Viewer { hub: self.clone(), stream, packets })
+        Some((stream, packets))
+    }
+
+    /// Adds a viewer of a stream that is here through another node.
+    pub(crate) fn viewer_of(&self, stream: Arc<Stream>, relay: Attached) -> Viewer {
+        let packets = stream.fanout.subscribe();
+        self.viewer(stream, packets, Some(relay))
+    }
+
+    fn viewer(&self, stream: Arc<Stream>, packets: fanout::Subscriber, _relay: Option<Attached>) -> Viewer {
+        self.0.viewers.fetch_add(1, Ordering::Relaxed);
+        Viewer { hub: self.clone(), stream, packets, _relay }
     }
 
     /// Whether the stream has a publisher here.
@@ -99,8 +118,7 @@ impl Hub {
 impl Place {
     /// Hands a packet to all readers.
     pub fn push(&self, packet: Packet) {
-        self.stream.fanout.push(packet);
-        self.stream.more.notify_waiters();
+        self.stream.push(packet);
     }
 
     /// The stream's address.
@@ -114,8 +132,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.hub.streams().remove(&self.name);
         self.hub.0.publishers.fetch_sub(1, Ordering::Relaxed);
-        self.stream.fanout.end();
-        self.stream.more.notify_waiters();
+        self.stream.end();
     }
 }
 
@@ -126,6 +143,28 @@ impl Drop for Viewer {
 }
 
 impl Stream {
+    /// Makes a stream without packets.
+    pub(crate) fn new() -> Self {
+        Self { fanout: fanout::Fanout::new(fanout::Limits::default()), more: Notify::new() }
+    }
+
+    /// Hands a packet to all readers.
+    pub(crate) fn push(&self, packet: Packet) {
+        self.fanout.push(packet);
+        self.more.notify_waiters();
+    }
+
+    /// Tells readers that they have all there is.
+    pub(crate) fn end(&self) {
+        self.fanout.end();
+        self.more.notify_waiters();
+    }
+
+    /// Readers at present.
+    pub(crate) fn readers(&self) -> usize {
+        self.fanout.subscribers()
+    }
+
     /// Is notified of each packet and of the end.
     #[must_use]
     pub fn more(&self) -> &Notify {

@@ -16,6 +16,7 @@ mod load;
 pub mod metrics;
 mod own_sessions;
 pub mod playback;
+pub mod relay;
 pub mod run;
 pub mod server;
 pub mod socket;

@@ -27,6 +27,8 @@ pub enum RefusalReason {
     ShuttingDown,
     /// A player asked for a stream that is not live.
     NotLive,
+    /// It is live on another node, and could not be had from there.
+    NotRelayed,
     Protocol,
     HandshakeTimeout,
     RequestTimeout,

@@ -25,7 +25,7 @@ use crate::{
     http::{self, Readiness},
     lease, listener,
     metrics::Metrics,
-    own_sessions,
+    own_sessions, relay,
     server::{self, Node, Sockets},
 };
 
@@ -42,14 +42,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let data_dir = DataDir::open(&args.node.data_dir)?;
     let (client, namespace) = connect(&args).await?;
     let sockets = Sockets::bind(&args.node)?;
-    let addresses = sockets.addresses()?;
+    let relay = relay::Socket::bind(&args)?;
+    let mut addresses = sockets.addresses()?;
+    addresses.relay = relay.as_ref().map(relay::Socket::address);
     let mut registry = Registry::with_prefix("tallylight");
     let metrics = Metrics::new(&mut registry);
+    let relay_metrics = relay::metrics(&mut registry, relay.as_ref());
     let store = KubeStore::new(client.clone(), MANAGER);
     let identity = Identity {
         namespace: namespace.clone(),
         node: args.node_name.clone(),
-        address: args.advertise_address.clone(),
+        address: relay.as_ref().map(|relay| relay.advertised().to_owned()),
     };
     let (claims, recovery) = Claims::open(store.clone(), identity, data_dir.path(), metrics.clone())
         .context("failed to open the ends log")?;
@@ -85,8 +88,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     ));
     let apps = Apps::default();
     apps.set(BTreeMap::from([(args.node.app.clone(), args.pool.clone())]));
-    let node = Arc::new(Node::new(store, namespace, apps, claims.clone(), metrics, &args.node, shutdown.clone()));
-    media.serve(&node, &connections);
+    let place = relay::Place { store: store.clone(), namespace: namespace.clone(), node: args.node_name.clone() };
+    let mut node = Node::new(store, namespace, apps, claims.clone(), metrics, &args.node, shutdown.clone());
+    if let Some(relay) = relay {
+        relay.serve(&mut node, place, relay_metrics, &connections);
+    }
+    media.serve(&Arc::new(node), &connections);
     info!(rtmp = %addresses.rtmp, http = %addresses.http, node = args.node_name, pool = args.pool, "serving");
     if let Some(file) = &args.node.ready_file {
         server::write_ready_file(file, &addresses)?;

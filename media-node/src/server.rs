@@ -23,6 +23,7 @@ use crate::{
     hub::Hub,
     listener::{self, Pending},
     metrics::{Metrics, Protocol},
+    relay::Relays,
     tls,
 };
 
@@ -34,6 +35,8 @@ pub struct Node<S> {
     pub hub: Hub,
     pub metrics: Metrics,
     pub pending: Pending,
+    /// Streams of other nodes; none without a relay.
+    pub relays: Option<Relays<S>>,
     pub publisher_timeout: Duration,
     /// Cancelled when the node begins to shut down.
     pub shutdown: CancellationToken,
@@ -54,7 +57,7 @@ impl<S: Store> Node<S> {
         let hub = Hub::default();
         let admission = Admission::new(store, namespace, apps, hub.clone(), claims.clone(), metrics.clone());
         let publisher_timeout = args.publisher_timeout();
-        Self { admission, claims, hub, metrics, pending: Pending::default(), publisher_timeout, shutdown }
+        Self { admission, claims, hub, metrics, pending: Pending::default(), relays: None, publisher_timeout, shutdown }
     }
 }
 
@@ -88,6 +91,8 @@ pub struct Addresses {
     pub rtmp: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtmps: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay: Option<SocketAddr>,
 }
 
 impl Sockets {
@@ -114,7 +119,7 @@ impl Sockets {
     /// When the system does not know them.
     pub fn addresses(&self) -> io::Result<Addresses> {
         let rtmps = self.media.rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
-        Ok(Addresses { http: self.http.local_addr()?, rtmp: self.media.rtmp.local_addr()?, rtmps })
+        Ok(Addresses { http: self.http.local_addr()?, rtmp: self.media.rtmp.local_addr()?, rtmps, relay: None })
     }
 
     /// Takes HTTP's socket and media's apart.

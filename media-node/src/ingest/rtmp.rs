@@ -92,6 +92,7 @@ pub(crate) fn refusal(reason: RefusalReason) -> Refusal {
         RefusalReason::KeyNotReady
         | RefusalReason::LedgerFull
         | RefusalReason::StoreUnavailable
+        | RefusalReason::NotRelayed
         | RefusalReason::ShuttingDown
         | RefusalReason::Protocol
         | RefusalReason::HandshakeTimeout

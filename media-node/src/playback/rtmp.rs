@@ -42,7 +42,7 @@ pub async fn play<S: Store, I: Io>(
     request: &Request,
     node: &Node<S>,
 ) -> Option<Connection<I>> {
-    let viewer = match find(request, node) {
+    let viewer = match find(request, node).await {
         Ok(viewer) => viewer,
         Err(reason) => {
             node.metrics.refused(reason);
@@ -69,12 +69,20 @@ pub async fn play<S: Store, I: Io>(
     None
 }
 
-fn find<S: Store>(request: &Request, node: &Node<S>) -> Result<Viewer, RefusalReason> {
+async fn find<S: Store>(request: &Request, node: &Node<S>) -> Result<Viewer, RefusalReason> {
     if node.admission.apps().pool(&request.app).is_none() {
         return Err(RefusalReason::UnknownApp);
     }
     let id = StreamId::parse(&request.id).map_err(|_invalid| RefusalReason::UnknownStream)?;
-    node.hub.view(&Name { app: request.app.clone(), id }).ok_or(RefusalReason::NotLive)
+    let name = Name { app: request.app.clone(), id };
+    if let Some(viewer) = node.hub.view(&name) {
+        return Ok(viewer);
+    }
+    let relays = node.relays.as_ref().ok_or(RefusalReason::NotLive)?;
+    tokio::select! {
+        viewer = relays.view(&name) => viewer,
+        () = node.shutdown.cancelled() => Err(RefusalReason::ShuttingDown),
+    }
 }
 
 /// Why a play is over while its connection is not.

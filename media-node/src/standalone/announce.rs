@@ -49,6 +49,7 @@ mod tests {
             http: SocketAddr::from(([127, 0, 0, 1], 5080)),
             rtmp: SocketAddr::from(([0, 0, 0, 0], 1935)),
             rtmps: None,
+            relay: None,
         };
 
         let text = addresses(&bound, "LiveApp", false, false);
@@ -60,7 +61,7 @@ mod tests {
     #[test]
     fn without_a_token_it_is_said_whom_rest_answers() {
         let bound = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let bound = Addresses { http: bound(5080), rtmp: bound(1935), rtmps: None };
+        let bound = Addresses { http: bound(5080), rtmp: bound(1935), rtmps: None, relay: None };
 
         assert!(addresses(&bound, "LiveApp", false, false).contains("this machine only; --rest-token-file opens it"));
         assert!(!addresses(&bound, "LiveApp", false, true).contains("this machine only"));

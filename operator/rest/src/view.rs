@@ -1,6 +1,8 @@
 //! A Broadcast as Ant Media Server shows one: its fields, its order, its nulls (2.2 and before, whose fields later versions
 //! kept). What has no counterpart has the value that theirs has by default.
 
+use std::net::{IpAddr, SocketAddr};
+
 use jiff::Timestamp;
 use serde::Serialize;
 use tallylight_crds::{Broadcast, BroadcastState};
@@ -104,7 +106,7 @@ impl View {
             quality: None,
             speed: 0.0,
             stream_url: None,
-            origin_adress: session.address.clone(),
+            origin_adress: session.address.as_deref().map(host),
             mp4_enabled: 0,
             web_m_enabled: 0,
             expire_duration_ms: 0,
@@ -127,6 +129,34 @@ impl View {
             web_rtc_viewer_limit: -1,
             hls_viewer_limit: -1,
             meta_data: (!spec.metadata.is_empty()).then(|| serde_json::json!(spec.metadata).to_string()),
+        }
+    }
+}
+
+/// The host of a node's address, which has a port where the node relays.
+fn host(address: &str) -> String {
+    if let Ok(socket) = address.parse::<SocketAddr>() {
+        return socket.ip().to_string();
+    }
+    let is_ip = address.parse::<IpAddr>().is_ok();
+    let name = address.rsplit_once(':').map(|(name, _)| name).filter(|_| !is_ip);
+    name.unwrap_or(address).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_port() {
+        for (address, shown) in [
+            ("10.0.0.7", "10.0.0.7"),
+            ("10.0.0.7:5081", "10.0.0.7"),
+            ("fd00::7", "fd00::7"),
+            ("[fd00::7]:5081", "fd00::7"),
+            ("media-1.media:5081", "media-1.media"),
+        ] {
+            assert_eq!(host(address), shown);
         }
     }
 }

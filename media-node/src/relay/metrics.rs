@@ -1,0 +1,143 @@
+//! What the relay counts. Labels are enums; no metric names a stream or a node.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::metrics::Direction;
+
+/// Why an owner refused a puller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Refusal {
+    /// No such address.
+    UnknownPath,
+    /// No token, or none of this pool.
+    WrongToken,
+    ExpiredToken,
+    /// The stream has no publisher here: it never had, or it is gone. What is here through a relay is not passed on.
+    NotHere,
+    /// Another session of the stream is on air here.
+    OtherSession,
+    /// The stream, or the node, has as many pullers as it may.
+    TooManyPullers,
+    /// A puller took nothing for too long and was cut.
+    Stalled,
+}
+
+/// Why a pull did not begin, or broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Failure {
+    /// The owner could not be reached.
+    Connect,
+    /// It did not answer in time.
+    NoAnswer,
+    Refused,
+    /// What it sent is no stream of packets.
+    Protocol,
+    /// The connection broke, or ended without the stream's end.
+    Broken,
+    /// Nothing came for too long.
+    Silent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabel {
+    reason: Refusal,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabel {
+    reason: Failure,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: Direction,
+}
+
+type Gauge64 = Gauge<i64, AtomicI64>;
+type Bytes = Counter<u64, AtomicU64>;
+
+/// Clones share the numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pulls: Gauge64,
+    pulls_started: Counter,
+    pullers: Gauge64,
+    bytes: Family<DirectionLabel, Bytes>,
+    refusals: Family<RefusalLabel, Counter>,
+    failures: Family<FailureLabel, Counter>,
+    packets_skipped: Counter,
+}
+
+impl Metrics {
+    /// Makes the metrics, in `registry`.
+    #[must_use]
+    pub fn new(registry: &mut Registry) -> Self {
+        let (metrics, r) = (Self::default(), registry);
+        r.register("relay_pulls", "Streams that are pulled from other nodes", metrics.pulls.clone());
+        r.register(
+            "relay_pulls_started",
+            "Pulls that were begun, those after a failure too",
+            metrics.pulls_started.clone(),
+        );
+        r.register("relay_pullers", "Pulls of other nodes that are served", metrics.pullers.clone());
+        r.register_with_unit("relay_media", "Bytes between nodes", Unit::Bytes, metrics.bytes.clone());
+        r.register("relay_refusals", "Pullers that were refused or cut", metrics.refusals.clone());
+        r.register("relay_failures", "Pulls that did not begin, or broke", metrics.failures.clone());
+        r.register(
+            "relay_packets_skipped",
+            "Packets that pullers lost because they lagged",
+            metrics.packets_skipped.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn refused(&self, reason: Refusal) {
+        self.refusals.get_or_create(&RefusalLabel { reason }).inc();
+    }
+
+    pub(super) fn failed(&self, reason: Failure) {
+        self.failures.get_or_create(&FailureLabel { reason }).inc();
+    }
+
+    pub(super) fn skipped(&self, packets: u64) {
+        self.packets_skipped.inc_by(packets);
+    }
+
+    pub(super) fn bytes(&self, direction: Direction) -> Bytes {
+        self.bytes.get_or_create(&DirectionLabel { direction }).clone()
+    }
+
+    /// Counts a pull while the guard lives.
+    pub(super) fn pulling(&self) -> Counted {
+        self.pulls_started.inc();
+        Counted::new(&self.pulls)
+    }
+
+    /// Counts a puller while the guard lives.
+    pub(super) fn serving(&self) -> Counted {
+        Counted::new(&self.pullers)
+    }
+}
+
+/// Counts in a gauge while it lives.
+#[derive(Debug)]
+pub(super) struct Counted(Gauge64);
+
+impl Counted {
+    fn new(gauge: &Gauge64) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
