@@ -1,5 +1,7 @@
 //! Replays the committed fuzz corpus with the stable compiler, so that what fuzzing once found stays fixed.
 
+#[path = "../fuzz/relay_targets.rs"]
+mod relay_targets;
 #[path = "../fuzz/rest_targets.rs"]
 mod rest_targets;
 #[path = "../fuzz/rtmp_targets.rs"]
@@ -45,6 +47,14 @@ fn rest_requests_of_the_corpus_break_no_rule() {
     for (path, input) in corpus("rest_json") {
         println!("{}", path.display());
         rest_targets::rest_json(&input);
+    }
+}
+
+#[test]
+fn relay_streams_of_the_corpus_break_no_rule() {
+    for (path, input) in corpus("relay_wire") {
+        println!("{}", path.display());
+        relay_targets::relay_wire(&input);
     }
 }
 
