@@ -49,6 +49,10 @@ pub const SESSIONS_ANNOTATION: &str = "tallylight.dev/sessions";
 pub const HOOKS_FINALIZER: &str = "tallylight.dev/hooks";
 /// `ServiceAccount` of media pods, as the admission policy knows it.
 pub const MEDIA_SERVICE_ACCOUNT: &str = "tallylight-media";
+/// Before a pool's name, the name of the Secret with the key that its media nodes share.
+pub const POOL_SECRET_PREFIX: &str = "tallylight-pool-";
+/// The item of that Secret, and so the file in a pod.
+pub const POOL_SECRET_KEY: &str = "key";
 /// A ledger's hard bound: what the schema allows in `status.hooks.pending`.
 pub const MAX_PENDING: usize = 64;
 /// Application name when a pool names none: Ant Media Server's default application.

@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     nodes::Change,
     pool::wakes::{SessionChanges, Wakes},
+    pool_keys::PoolKeys,
     scope::{Place, Scope},
 };
 
@@ -68,6 +69,7 @@ pub(crate) struct PoolFollowers {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) broadcasts: mpsc::Sender<Wake>,
     pub(crate) pools: Wakes,
+    pub(crate) keys: PoolKeys,
 }
 
 impl PoolFollowers {
@@ -80,16 +82,26 @@ impl PoolFollowers {
     }
 }
 
-pub(crate) async fn run_pool_watch(
-    watch: PoolWatch,
-    followers: PoolFollowers,
-    health: Health,
-    cancel: CancellationToken,
+/// Starts the watches of pools.
+pub(crate) fn watch_pools(
+    watches: Vec<PoolWatch>,
+    followers: &PoolFollowers,
+    health: &Health,
+    cancel: &CancellationToken,
+    tasks: &TaskTracker,
 ) {
+    for watch in watches {
+        tasks.spawn(run_pool_watch(watch, followers.clone(), health.clone(), cancel.clone()));
+    }
+}
+
+async fn run_pool_watch(watch: PoolWatch, followers: PoolFollowers, health: Health, cancel: CancellationToken) {
     let (place, writer, api) = watch;
     let mut generations = BTreeMap::new();
     let events =
         watcher(api, watcher::Config::default().page_size(PAGE)).backoff(ledger::watch_backoff()).modify(prune);
+    let keys = followers.keys.clone();
+    let events = events.inspect(move |event| keys.follow(event));
     let mut events = std::pin::pin!(events.reflect(writer));
     while let Some(Some(event)) = cancel.run_until_cancelled(events.next()).await {
         match event {

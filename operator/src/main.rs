@@ -12,6 +12,7 @@ mod metrics;
 mod node_watch;
 mod nodes;
 mod pool;
+mod pool_keys;
 mod resolve;
 mod rest_api;
 mod run;

@@ -20,6 +20,7 @@ use crate::{
     metrics::Metrics,
     node_watch::{self, SharedNodes},
     pool::{self, loads::Loads, wakes::Wakes},
+    pool_keys::PoolKeys,
     resolve::Pools,
     rest_api,
     scope::{Place, Scope},
@@ -71,10 +72,10 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     tasks.spawn(serve(metrics_listener, health.clone().router(), cancel.clone()));
     tasks.spawn(serve(rest_listener, rest, cancel.clone()));
     let (wake, woken) = mpsc::channel(WAKE_UPS);
-    let followers = PoolFollowers { dispatcher: dispatcher.clone(), broadcasts: wake.clone(), pools: wakes.clone() };
-    for watch in pool_watches {
-        tasks.spawn(controllers::run_pool_watch(watch, followers.clone(), health.clone(), cancel.clone()));
-    }
+    let keys = PoolKeys::start(&client, &leadership, &cancel, &tasks);
+    let followers =
+        PoolFollowers { dispatcher: dispatcher.clone(), broadcasts: wake.clone(), pools: wakes.clone(), keys };
+    controllers::watch_pools(pool_watches, &followers, &health, &cancel, &tasks);
     tasks.spawn(wake_when_leading(leadership.clone(), wake.clone(), cancel.clone()));
     let changes = controllers::forward_changes(wake, wakes.clone(), metrics.clone(), &tasks);
     let synced = {

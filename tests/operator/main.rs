@@ -8,6 +8,7 @@ mod delivery;
 mod leader;
 mod ledger;
 mod policy;
+mod pool_keys;
 mod pools;
 mod schema;
 mod sessions;

@@ -3,12 +3,16 @@
 use k8s_openapi::api::core::v1::{Container, EnvVar, LocalObjectReference, Pod, PodSpec, Volume, VolumeMount};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tallylight_crds::{Exposure, MEDIA_SERVICE_ACCOUNT, PullPolicy, REVISION_LABEL};
+use tallylight_crds::{
+    Exposure, MEDIA_SERVICE_ACCOUNT, POOL_SECRET_KEY, POOL_SECRET_PREFIX, PullPolicy, REVISION_LABEL,
+};
 
 use crate::pool::validate::ValidatedPool;
 
 const RTMP_PORT: u16 = 1935;
 const HTTP_PORT: u16 = 8080;
+/// For the pool's other nodes only.
+const RELAY_PORT: u16 = 5081;
 /// Beyond the drain time: for farewells and a last renewal, before the kubelet kills.
 const GRACE_MARGIN_SECONDS: i64 = 10;
 
@@ -53,6 +57,7 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
     env.extend(own_env());
     let mut mounts: Vec<VolumeMount> = fixed(json!([
         {"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true},
+        {"name": KEY_VOLUME, "mountPath": KEY_DIR, "readOnly": true},
     ]));
     // Ends that the API server has not taken yet survive a restart of the container here.
     let has_data = template.volume_mounts.iter().any(|mount| mount.mount_path == DATA_DIR);
@@ -67,8 +72,8 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
         args: Some(arguments(pool)),
         env: Some(env),
         ports: Some(fixed(match port {
-            Some(host) => json!([{"name": "rtmp", "containerPort": RTMP_PORT, "hostPort": host}, http()]),
-            None => json!([{"name": "rtmp", "containerPort": RTMP_PORT}, http()]),
+            Some(host) => json!([{"name": "rtmp", "containerPort": RTMP_PORT, "hostPort": host}, http(), relay()]),
+            None => json!([{"name": "rtmp", "containerPort": RTMP_PORT}, http(), relay()]),
         })),
         liveness_probe: Some(fixed(
             json!({"httpGet": {"path": "/healthz", "port": "metrics"}, "periodSeconds": 10, "failureThreshold": 3}),
@@ -83,9 +88,15 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
 
 const LOG_FORMAT: &str = "TALLYLIGHT_LOG_FORMAT";
 const DATA_DIR: &str = "/var/lib/tallylight";
+const KEY_VOLUME: &str = "pool-key";
+const KEY_DIR: &str = "/etc/tallylight/pool";
 
 fn http() -> Value {
     json!({"name": "metrics", "containerPort": HTTP_PORT})
+}
+
+fn relay() -> Value {
+    json!({"name": "relay", "containerPort": RELAY_PORT})
 }
 
 fn arguments(pool: &ValidatedPool) -> Vec<String> {
@@ -95,6 +106,8 @@ fn arguments(pool: &ValidatedPool) -> Vec<String> {
         format!("--app={}", pool.app),
         format!("--rtmp-address=0.0.0.0:{RTMP_PORT}"),
         format!("--http-address=0.0.0.0:{HTTP_PORT}"),
+        format!("--relay-address=0.0.0.0:{RELAY_PORT}"),
+        format!("--relay-key-file={KEY_DIR}/{POOL_SECRET_KEY}"),
         format!("--data-dir={DATA_DIR}"),
         format!("--drain-seconds={}", pool.drain_seconds),
     ]
@@ -119,6 +132,8 @@ fn volumes(pool: &ValidatedPool) -> Vec<Volume> {
             {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
             {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
         ]}},
+        // The kubelet waits for it: `pool_keys` makes it as soon as the pool is seen.
+        {"name": KEY_VOLUME, "secret": {"secretName": format!("{POOL_SECRET_PREFIX}{}", pool.name), "defaultMode": 0o440}},
     ]));
     let theirs = &pool.template.volumes;
     let is_mounted_by_them = pool.template.volume_mounts.iter().any(|mount| mount.mount_path == DATA_DIR);
@@ -160,6 +175,10 @@ mod tests {
         let arguments = container["args"].as_array().unwrap();
         assert!(arguments.contains(&json!("--pool=live")) && arguments.contains(&json!("--drain-seconds=30")));
         assert!(pod["spec"].get("hostNetwork").is_none());
+        let key =
+            pod["spec"]["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "pool-key").unwrap();
+        assert_eq!(key["secret"]["secretName"], "tallylight-pool-live");
+        assert!(arguments.contains(&json!("--relay-key-file=/etc/tallylight/pool/key")));
     }
 
     #[test]
