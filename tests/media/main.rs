@@ -4,5 +4,6 @@
 
 mod cluster;
 mod hostile;
+mod relay;
 mod standalone;
 mod stories;
