@@ -8,6 +8,7 @@ mod load;
 mod machine;
 mod media;
 mod operator_memory;
+mod relay;
 mod server;
 mod spread;
 
@@ -15,7 +16,7 @@ use std::env;
 
 use anyhow::{Result, bail};
 
-const PARTS: [&str; 6] = ["ingest", "play", "memory", "hooks", "api", "operator"];
+const PARTS: [&str; 7] = ["ingest", "play", "memory", "hooks", "api", "relay", "operator"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -34,6 +35,7 @@ async fn main() -> Result<()> {
             "memory" => media::memory().await?,
             "hooks" => hooks::measure().await?,
             "api" => api::measure().await?,
+            "relay" => relay::measure().await?,
             _ => operator_memory::measure().await?,
         }
     }
