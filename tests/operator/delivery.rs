@@ -244,8 +244,9 @@ async fn an_invalid_broadcast_says_so_and_harms_no_other() -> Result<()> {
 #[tokio::test]
 async fn two_operators_at_once_lose_nothing_and_keep_the_order() -> Result<()> {
     let mut stage = Stage::without_operator("two", json!({})).await?;
-    let first = stage.launch().start().await?;
-    let second = stage.launch().named("operator-2").start().await?;
+    // Without an election, as when one leads that has not seen yet that it was followed: the ledger alone must hold.
+    let first = stage.launch().args(["--leader-elect=false"]).start().await?;
+    let second = stage.launch().args(["--leader-elect=false"]).named("operator-2").start().await?;
     for number in 0..4 {
         stage.broadcast(&format!("show-{number}")).await?;
     }
