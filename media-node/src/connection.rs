@@ -26,7 +26,7 @@ use crate::{
 
 /// Room for a read before a publisher is accepted: a handshake is 3 KiB, and thousands of connections may be at it.
 const SMALL_READ: usize = 4 << 10;
-/// Room for a publisher's read: 200 ms at 600 kbit/s. A read that fills it doubles the next, up to [`LARGE_READ`].
+/// Room for a publisher's reads: 200 ms at 600 kbit/s. A read that fills all of it doubles the next, up to [`LARGE_READ`].
 const MEDIA_READ: usize = 16 << 10;
 const LARGE_READ: usize = 256 << 10;
 
@@ -180,7 +180,7 @@ impl<I: Io> Connection<I> {
             Poll::Ready(match self.poll_read(cx) {
                 Poll::Pending => Ok(Looked::Enough),
                 Poll::Ready(Ok(0)) => Err(Closed::Eof),
-                Poll::Ready(Ok(read)) if I::HOLDS_BYTES || read >= MEDIA_READ / 4 => Ok(Looked::More),
+                Poll::Ready(Ok(read)) if I::HOLDS_BYTES || self.is_full() || read >= MEDIA_READ => Ok(Looked::More),
                 Poll::Ready(Ok(_)) => Ok(Looked::Enough),
                 Poll::Ready(Err(error)) => Err(Closed::Broken(error)),
             })
@@ -237,11 +237,16 @@ impl<I: Io> Connection<I> {
         }
         let room = self.input.capacity() - self.input.len();
         let read = ready!(pin!(self.io.read_buf(&mut self.input)).poll(cx))?;
-        if read == room && self.read_size >= MEDIA_READ {
+        // the end of a buffer is filled by any read
+        if read == room && room >= self.read_size && self.read_size >= MEDIA_READ {
             self.read_size = (self.read_size * 2).min(LARGE_READ);
         }
         self.received.inc_by(read as u64);
         Poll::Ready(Ok(read))
+    }
+
+    fn is_full(&self) -> bool {
+        self.input.len() == self.input.capacity()
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -39,8 +39,8 @@ use tags::{Content, Tags};
 /// Up to so many publishers on the node each is read as soon as anything arrives. Beyond, each is looked at every [`PACE`],
 /// so that hundreds cost few reads and no wake-ups.
 const FEW_PUBLISHERS: usize = 100;
-/// A frame at 25 fps.
-const PACE: Duration = Duration::from_millis(40);
+/// Two frames at 25 fps. A look costs several times what the reading of a message does.
+const PACE: Duration = Duration::from_millis(80);
 /// Most reads of one look. They hold a keyframe of a megabyte; what is left waits in the socket for the next look.
 const READS: usize = 16;
 
