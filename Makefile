@@ -38,7 +38,7 @@ crds:
 	cp crds/*.yaml charts/tallylight/crds/
 
 bench: setup
-	tests/bench.sh
+	tests/bench.sh $(BENCH)
 
 # FUZZ_SECONDS a target; needs a nightly toolchain and cargo-fuzz, which it names when they are missing.
 fuzz:

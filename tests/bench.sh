@@ -29,6 +29,9 @@ if [ ! -s "$TALLYLIGHT_BENCH_CLIP" ]; then
   mv "$TALLYLIGHT_BENCH_CLIP.part" "$TALLYLIGHT_BENCH_CLIP"
 fi
 
+# etcd as durable as in a cluster
+export TALLYLIGHT_ETCD_FSYNC=1
+
 ulimit -n "$(ulimit -H -n)"
 cd "$here/.."
 cargo build --release --locked --package tallylight-operator --package tallylight-media-node --package rtmp-load

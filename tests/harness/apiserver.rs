@@ -34,6 +34,9 @@ const START: Duration = Duration::from_secs(120);
 const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,serviceaccount-controller,\
                            disruption-controller,validatingadmissionpolicy-status-controller";
 
+/// When this variable is set etcd writes through to the disk, as in a cluster: for what is measured.
+const ETCD_FSYNC: &str = "TALLYLIGHT_ETCD_FSYNC";
+
 /// Only what ServiceAccounts do is audited: those are ours; the admin is the test.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
@@ -321,8 +324,11 @@ fn etcd_command(at: &Path, address: &str) -> Result<Command> {
         .arg(format!("--listen-peer-urls={peer}"))
         .arg(format!("--initial-advertise-peer-urls={peer}"))
         .arg(format!("--initial-cluster=default={peer}"))
-        // The data outlives a kill of etcd's process either way, which is all that a test does to it.
-        .args(["--unsafe-no-fsync", "--log-level=warn"]);
+        .arg("--log-level=warn");
+    // The data outlives a kill of etcd's process either way, which is all that a test does to it.
+    if std::env::var_os(ETCD_FSYNC).is_none() {
+        command.arg("--unsafe-no-fsync");
+    }
     Ok(command)
 }
 

@@ -110,7 +110,7 @@ fn serve(socket: TcpStream, hooks: &SyncSender<Hook>) -> Result<()> {
     let mut writer = socket.try_clone()?;
     let mut reader = BufReader::new(socket);
     loop {
-        let mut length = 0;
+        let (mut length, mut closes) = (0, false);
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line)? == 0 {
@@ -120,6 +120,8 @@ fn serve(socket: TcpStream, hooks: &SyncSender<Hook>) -> Result<()> {
             if let Some(value) = line.strip_prefix("content-length:") {
                 length = value.trim().parse()?;
             }
+            // nginx waits for the end of the connection
+            closes |= line == "connection: close";
             if line.is_empty() {
                 break;
             }
@@ -130,5 +132,8 @@ fn serve(socket: TcpStream, hooks: &SyncSender<Hook>) -> Result<()> {
         let at = Instant::now();
         writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
         hooks.send(Hook { at, body })?;
+        if closes {
+            return Ok(());
+        }
     }
 }
