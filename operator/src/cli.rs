@@ -74,6 +74,10 @@ pub(crate) struct Run {
     #[arg(long, env = "TALLYLIGHT_MEDIA_NODE_IMAGE", value_name = "IMAGE")]
     pub(crate) media_node_image: Option<String>,
 
+    /// ConfigMap in the operator's namespace with a MediaPool, under the key pool.yaml, that the operator makes: the chart's.
+    #[arg(long, env = "TALLYLIGHT_DEFAULT_POOL", value_name = "NAME")]
+    pub(crate) default_pool: Option<String>,
+
     /// PEM file with certificate authorities that receivers may also be signed by.
     #[arg(long, env = "TALLYLIGHT_HOOK_CA_FILE", value_name = "FILE")]
     pub(crate) hook_ca_file: Option<PathBuf>,

@@ -4,6 +4,7 @@ mod broadcast;
 mod cli;
 mod controllers;
 mod crd;
+mod default_pool;
 mod deliver;
 mod events;
 mod health;

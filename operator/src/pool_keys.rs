@@ -169,12 +169,24 @@ async fn until(due: Option<Instant>) {
     }
 }
 
+/// What came of looking for a Secret.
+enum Read {
+    Found(Box<Secret>),
+    Absent,
+    /// The operator's rights name other Secrets.
+    Hidden,
+}
+
 /// Makes the pool's Secret unless there is one.
 async fn ensure(client: &Client, pool: &MediaPool) -> Result<(), Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &pool.namespace().unwrap_or_default());
     let name = secret_name(pool);
-    let read = async || api.get_opt(&name).await.map_err(|source| Error::Read { source });
-    if let Some(found) = read().await? {
+    let read = async || match api.get_opt(&name).await {
+        Ok(found) => Ok(found.map_or(Read::Absent, |found| Read::Found(Box::new(found)))),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(Read::Hidden),
+        Err(source) => Err(Error::Read { source }),
+    };
+    if let Read::Found(found) = read().await? {
         return judge(&found, pool);
     }
     match api.create(&PostParams::default(), &secret(pool, &random()?)).await {
@@ -184,8 +196,10 @@ async fn ensure(client: &Client, pool: &MediaPool) -> Result<(), Error> {
         }
         // another operator was quicker
         Err(kube::Error::Api(status)) if status.is_already_exists() => match read().await? {
-            Some(found) => judge(&found, pool),
-            None => Err(Error::Going),
+            Read::Found(found) => judge(&found, pool),
+            Read::Absent => Err(Error::Going),
+            // We may make Secrets and not read them: it is ours from before, or its media pods will say what it lacks.
+            Read::Hidden => Ok(()),
         },
         Err(source) => Err(Error::Create { source }),
     }

@@ -13,7 +13,7 @@ use crate::{
     broadcast,
     cli::Run,
     controllers::{self, Controllers, PoolFollowers, WAKE_UPS, Wake},
-    deliver,
+    default_pool, deliver,
     events::{Events, Reports},
     health::{Health, Watch},
     leader::{self, Candidate, Leadership},
@@ -67,12 +67,12 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let rest_listener = rest_api::bind(&args).await?;
     let addresses = Addresses { rest: rest_listener.local_addr()?, metrics: metrics_listener.local_addr()? };
 
-    let rest = rest_api::router(&args, store, pools)?;
     tasks.spawn(events.run(reported, cancel.clone()));
     tasks.spawn(serve(metrics_listener, health.clone().router(), cancel.clone()));
-    tasks.spawn(serve(rest_listener, rest, cancel.clone()));
+    tasks.spawn(serve(rest_listener, rest_api::router(&args, store, pools)?, cancel.clone()));
     let (wake, woken) = mpsc::channel(WAKE_UPS);
     let keys = PoolKeys::start(&client, &leadership, &cancel, &tasks);
+    default_pool::start(args.default_pool.clone(), &client, &leadership, &cancel, &tasks);
     let followers =
         PoolFollowers { dispatcher: dispatcher.clone(), broadcasts: wake.clone(), pools: wakes.clone(), keys };
     controllers::watch_pools(pool_watches, &followers, &health, &cancel, &tasks);
@@ -91,8 +91,8 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     for watch in pod_watches {
         tasks.spawn(pool::run_pod_watch(watch, wakes.clone(), health.clone(), cancel.clone()));
     }
-    let image = args.media_node_image.clone();
-    let (failures, memories) = (broadcast::Failures::default(), pool::Memories::default());
+    let (image, memories) = (args.media_node_image.clone(), pool::Memories::default());
+    let failures = broadcast::Failures::default();
     let context =
         pool::Context { client, broadcasts, pods, nodes, loads, metrics, image, failures, memories, leadership };
     let places = scope.places().into_iter().zip(pool_caches).collect();
