@@ -35,7 +35,7 @@ fix:
 # Makes crds/*.yaml, and the chart's copy of them, from the Rust types.
 crds:
 	cargo run --locked --quiet --package tallylight-operator -- crd --output-dir crds
-	cp crds/*.yaml charts/tallylight/crds/
+	cp crds/*.yaml charts/tallylight/files/crds/
 
 bench: setup
 	tests/bench.sh $(BENCH)

@@ -19,7 +19,7 @@ fn the_crds_are_those_of_the_rust_types() {
 #[test]
 fn the_chart_installs_those_crds() {
     assert!(
-        yaml_files("charts/tallylight/crds") == yaml_files("crds"),
+        yaml_files("charts/tallylight/files/crds") == yaml_files("crds"),
         "the chart's CRDs are not those of crds/; {REPAIR}"
     );
 }

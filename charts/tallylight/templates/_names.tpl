@@ -9,6 +9,14 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- end }}
 
+{{/* The labels of every object, and some of its own. */}}
+{{- define "tallylight.labels.with" -}}
+{{- include "tallylight.labels" (index . 0) }}
+{{- with index . 1 }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* What a Service and a Deployment find their pods by; it never changes in an upgrade. */}}
 {{- define "tallylight.operator.selector" -}}
 app.kubernetes.io/name: tallylight
@@ -133,6 +141,12 @@ service:
   {{- end }}
 template:
   imagePullPolicy: {{ .image.pullPolicy }}
+  {{- if .rtmps.enabled }}
+  volumes:
+  {{- include "tallylight.rtmps.volume" $ | nindent 2 }}
+  volumeMounts:
+  {{- include "tallylight.rtmps.mount" $ | nindent 2 }}
+  {{- end }}
   {{- with $.Values.imagePullSecrets }}
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
@@ -150,9 +164,80 @@ template:
   env:
   - name: TALLYLIGHT_LOG_FORMAT
     value: {{ .logFormat }}
+  {{- if .rtmps.enabled }}
+  {{- include "tallylight.rtmps.env" $ | nindent 2 }}
+  {{- end }}
   {{- with .env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
   {{- include "tallylight.placement" . | nindent 2 }}
 {{- end }}
+{{- end }}
+
+{{/* RTMP over TLS. The port is of the pods; the Service has the one that users see. */}}
+{{- define "tallylight.rtmps.port" -}}1936{{- end }}
+
+{{- define "tallylight.rtmps.env" -}}
+- name: TALLYLIGHT_RTMPS_ADDRESS
+  value: 0.0.0.0:{{ include "tallylight.rtmps.port" . }}
+- name: TALLYLIGHT_TLS_CERT
+  value: /etc/tallylight/tls/tls.crt
+- name: TALLYLIGHT_TLS_KEY
+  value: /etc/tallylight/tls/tls.key
+{{- end }}
+
+{{- define "tallylight.rtmps.volume" -}}
+- name: tls
+  secret:
+    secretName: {{ required "mediaNode.rtmps.secretName must name the Secret with the certificate" .Values.mediaNode.rtmps.secretName }}
+    defaultMode: 288 # 0440, in the form that every YAML reader reads alike
+{{- end }}
+
+{{- define "tallylight.rtmps.mount" -}}
+- name: tls
+  mountPath: /etc/tallylight/tls
+  readOnly: true
+{{- end }}
+
+{{/* The MediaPool of the values, whoever applies it. */}}
+{{- define "tallylight.pool" -}}
+apiVersion: tallylight.dev/v1alpha1
+kind: MediaPool
+metadata:
+  name: {{ .Values.mediaPool.name }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "tallylight.labels" . | nindent 4 }}
+spec:
+  app: {{ .Values.mediaPool.app }}
+  admission: {{ .Values.mediaPool.admission }}
+  reconnectWindowSeconds: {{ .Values.mediaPool.reconnectWindowSeconds }}
+  {{- with .Values.mediaPool.listenerHookURL }}
+  listenerHookURL: {{ . | quote }}
+  {{- end }}
+  {{- with .Values.mediaPool.hooks }}
+  hooks:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if eq .Values.mediaNode.managedBy "Operator" }}
+  nodes:
+    {{- mustMergeOverwrite (include "tallylight.pool.nodes" . | fromYaml) (deepCopy .Values.mediaPool.nodes) | toYaml | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{/*
+Who applies the pool: Helm cannot make an object whose definition comes with the same release, so the operator does, from a
+ConfigMap. A pool that a release of 0.1 made itself stays Helm's: it must not be deleted in an upgrade.
+*/}}
+{{- define "tallylight.pool.owner" -}}
+{{- $owner := "operator" -}}
+{{- if and .Release.IsUpgrade (.Capabilities.APIVersions.Has "tallylight.dev/v1alpha1/MediaPool") -}}
+{{- $pool := lookup "tallylight.dev/v1alpha1" "MediaPool" .Release.Namespace .Values.mediaPool.name -}}
+{{- if $pool -}}
+{{- if eq (dig "annotations" "meta.helm.sh/release-name" "" $pool.metadata) .Release.Name -}}
+{{- $owner = "helm" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $owner -}}
 {{- end }}
