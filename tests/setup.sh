@@ -104,7 +104,48 @@ system_kubectl() {
   [ "${minor:-0}" -ge $kubectl_minor ]
 }
 
+# The custom resource definitions of others that the chart makes objects for: YAML files in their Go modules, whose sums are in
+# go.sum. Joined into one file a module.
+kinds() {
+  local module=$here/tools/kinds key target
+  key=$(cat "$module/go.mod" "$module/go.sum" | sha256sum | cut -c1-12)
+  target=$cache/tools/kinds-$key
+  if [ ! -d "$target" ]; then
+    command -v go >/dev/null || fail "go is missing: needed once to fetch definitions; install Go 1.26 or newer"
+    local work gateway=sigs.k8s.io/gateway-api monitoring=github.com/prometheus-operator/prometheus-operator
+    local certificates=github.com/cert-manager/cert-manager
+    work=$(mktemp -d "$cache/tools/.building-XXXXXX")
+    (cd "$module" && go mod download "$gateway" "$monitoring" "$certificates") </dev/null || fail 'fetching definitions failed'
+    folder() { (cd "$module" && go list -m -f '{{.Dir}}' "$1"); }
+    join "$work/gateway-crds.yaml" "$(folder $gateway)"/config/crd/experimental/gateway.networking.k8s.io_{http,tcp}routes.yaml
+    join "$work/monitoring-crds.yaml" \
+      "$(folder $monitoring)"/example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules,servicemonitors}.yaml
+    join "$work/cert-manager-crds.yaml" "$(folder $certificates)"/deploy/crds/cert-manager.io_certificates.yaml
+    chmod 755 "$work"
+    mv -T "$work" "$target"
+  fi
+  for entry in gateway monitoring cert-manager; do
+    link "$target/$entry-crds.yaml"
+  done
+  say kinds "$target"
+}
+
+join() { # file part...
+  local file=$1 part
+  for part in "${@:2}"; do
+    printf -- '---\n'
+    cat "$part"
+  done >"$file"
+}
+
 debian_packages
+mkdir -p "$cache/bin" "$cache/tools"
+exec 9>"$cache/tools/.lock"
+flock 9
+rm -rf "$cache"/tools/.building-* # of a run that was killed: the lock says that nobody builds now
+kinds
+# Without its service discoveries: only rules are tried, and most of its code is clients of clouds.
+GOFLAGS=-tags=remove_all_sd build promtool promtool '' promtool=github.com/prometheus/prometheus/cmd/promtool
 if [ -n "${KUBE_ASSETS:-}" ]; then
   for binary in etcd kube-apiserver kube-controller-manager helm; do
     [ -x "$KUBE_ASSETS/$binary" ] || fail "KUBE_ASSETS is set, but $KUBE_ASSETS/$binary is not there"
@@ -112,10 +153,6 @@ if [ -n "${KUBE_ASSETS:-}" ]; then
   say 'kubernetes binaries' "$KUBE_ASSETS"
   exit
 fi
-mkdir -p "$cache/bin" "$cache/tools"
-exec 9>"$cache/tools/.lock"
-flock 9
-rm -rf "$cache"/tools/.building-* # of a run that was killed: the lock says that nobody builds now
 build etcd etcd '' etcd=go.etcd.io/etcd/server/v3
 build helm helm '' helm=helm.sh/helm/v4/cmd/helm
 kubernetes

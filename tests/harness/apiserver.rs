@@ -37,6 +37,9 @@ const CONTROLLERS: &str = "garbage-collector-controller,namespace-controller,ser
 /// When this variable is set etcd writes through to the disk, as in a cluster: for what is measured.
 const ETCD_FSYNC: &str = "TALLYLIGHT_ETCD_FSYNC";
 
+/// When this variable is set the audit logs are kept in the folder that it names, and must be there.
+pub const AUDIT_FOLDER: &str = "TALLYLIGHT_AUDIT_FOLDER";
+
 /// Only what ServiceAccounts do is audited: those are ours; the admin is the test.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
@@ -68,6 +71,8 @@ pub struct ControlPlane {
 }
 
 struct Settings {
+    /// What ServiceAccounts asked for, one JSON object a line.
+    audit: PathBuf,
     port: u16,
     etcd: String,
     authority: String,
@@ -126,7 +131,9 @@ impl ControlPlane {
         write_files(at, &authority)?;
         let etcd_address = format!("http://127.0.0.1:{}", ports::free()?);
         let etcd = Process::spawn("etcd", at, etcd_command(at, &etcd_address)?)?.quiet();
-        let settings = Settings { port: ports::free()?, etcd: etcd_address, authority: authority.certificate(), admin };
+        let audit = audit_log(at)?;
+        let settings =
+            Settings { audit, port: ports::free()?, etcd: etcd_address, authority: authority.certificate(), admin };
         let api = Process::spawn("kube-apiserver", at, api_command(at, &settings)?)?.quiet();
         let mut plane = Self { controllers: None, api: Mutex::new(api), _etcd: etcd, settings, folder };
         plane.ready().await?;
@@ -223,7 +230,7 @@ impl ControlPlane {
     /// # Errors
     /// When the audit log cannot be read.
     pub fn calls(&self, namespace: &str) -> Result<Vec<Call>> {
-        let log = fs::read_to_string(self.folder.path().join("audit.log")).context("failed to read the audit log")?;
+        let log = fs::read_to_string(&self.settings.audit).context("failed to read the audit log")?;
         Ok(log
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
@@ -307,11 +314,20 @@ fn write_files(at: &Path, authority: &Authority) -> Result<()> {
         ("accounts.key", accounts.serialize_pem()),
         ("accounts.pub", accounts.public_key_pem()),
         ("audit.yaml", AUDIT_POLICY.to_owned()),
-        ("audit.log", String::new()),
     ] {
         fs::write(at.join(name), text)?;
     }
     Ok(())
+}
+
+/// Where the audit log goes: with the rest, or to the folder where `rbac-coverage` reads all of them after the suites.
+fn audit_log(at: &Path) -> Result<PathBuf> {
+    let path = match std::env::var_os(AUDIT_FOLDER).filter(|value| !value.is_empty()) {
+        Some(folder) => PathBuf::from(folder).join(format!("{}.log", uuid::Uuid::new_v4().simple())),
+        None => at.join("audit.log"),
+    };
+    fs::write(&path, "").with_context(|| format!("failed to write {}", path.display()))?;
+    Ok(path)
 }
 
 fn etcd_command(at: &Path, address: &str) -> Result<Command> {
@@ -352,11 +368,8 @@ fn api_command(at: &Path, settings: &Settings) -> Result<Command> {
             file("tls-cert-file", "api.crt"),
             file("tls-private-key-file", "api.key"),
         ])
-        .args([
-            file("cert-dir", "certificates"),
-            file("audit-policy-file", "audit.yaml"),
-            file("audit-log-path", "audit.log"),
-        ])
+        .args([file("cert-dir", "certificates"), file("audit-policy-file", "audit.yaml")])
+        .arg(format!("--audit-log-path={}", settings.audit.display()))
         // An answer is in the log before the client has it.
         .arg("--audit-log-mode=blocking-strict");
     Ok(command)

@@ -51,7 +51,10 @@ pub async fn install(plane: &ControlPlane, name: &str) -> Result<(Client, String
     let admin = plane.admin().await?;
     let namespace = format!("{name}-{}", uuid::Uuid::new_v4().simple().to_string().get(..8).unwrap_or_default());
     create_namespace(&admin, &namespace).await?;
-    let documents = render(&namespace, &[&format!("watchNamespaces={{{namespace}}}"), "mediaPool.create=false"])?;
+    let documents = render(
+        &namespace,
+        &[&format!("watchNamespaces={{{namespace}}}"), "mediaPool.create=false", "secrets.readAll=true"],
+    )?;
     for document in documents.iter().filter(|document| !needs_kubelet(document)) {
         apply(&admin, &namespace, document).await?;
     }
@@ -66,11 +69,8 @@ pub async fn install(plane: &ControlPlane, name: &str) -> Result<(Client, String
 /// When Helm is missing or refuses the chart or the values.
 pub fn render(namespace: &str, set: &[&str]) -> Result<Vec<Value>> {
     let mut command = Command::new(repository::kubernetes_binary("helm")?);
-    command.args(["template", "tallylight"]).arg(repository::root().join("charts/tallylight")).args([
-        "--include-crds",
-        "--namespace",
-        namespace,
-    ]);
+    let chart = repository::root().join("charts/tallylight");
+    command.args(["template", "tallylight"]).arg(chart).args(["--namespace", namespace]);
     for value in set {
         command.args(["--set", value]);
     }
@@ -101,6 +101,18 @@ pub fn documents(yaml: &str) -> Result<Vec<Value>> {
 /// # Errors
 /// When the API server refuses it.
 pub async fn apply(client: &Client, namespace: &str, document: &Value) -> Result<DynamicObject> {
+    write(client, namespace, document, PatchParams::apply("tests").force().validation_strict()).await
+}
+
+/// As [`apply`], and nothing is written: the API server says what it would say.
+///
+/// # Errors
+/// When the API server refuses it.
+pub async fn dry_run(client: &Client, namespace: &str, document: &Value) -> Result<DynamicObject> {
+    write(client, namespace, document, PatchParams::apply("tests").force().validation_strict().dry_run()).await
+}
+
+async fn write(client: &Client, namespace: &str, document: &Value, how: PatchParams) -> Result<DynamicObject> {
     let object: DynamicObject = serde_json::from_value(document.clone())?;
     let types = object.types.clone().context("the document has no kind")?;
     let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
@@ -110,8 +122,7 @@ pub async fn apply(client: &Client, namespace: &str, document: &Value) -> Result
     } else {
         Api::namespaced_with(client.clone(), object.metadata.namespace.as_deref().unwrap_or(namespace), &resource)
     };
-    let parameters = PatchParams::apply("tests").force().validation_strict();
-    api.patch(&name, &parameters, &Patch::Apply(document))
+    api.patch(&name, &how, &Patch::Apply(document))
         .await
         .with_context(|| format!("failed to apply {} {name}", types.kind))
 }
@@ -178,7 +189,7 @@ fn needs_kubelet(document: &Value) -> bool {
 fn cluster_scoped(kind: &str) -> bool {
     kind.starts_with("Cluster")
         || kind.starts_with("ValidatingAdmissionPolicy")
-        || matches!(kind, "CustomResourceDefinition" | "Namespace" | "PriorityClass")
+        || matches!(kind, "CustomResourceDefinition" | "Namespace" | "PriorityClass" | "ClusterIssuer")
 }
 
 impl Tenant {

@@ -47,6 +47,18 @@ pub fn kubernetes_binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Returns what else `tests/setup.sh` keeps in the cache: a tool, or a file of definitions.
+///
+/// # Errors
+/// When it is not there; the text names the command.
+pub fn cached(name: &str) -> Result<PathBuf> {
+    let path = cache()?.join("bin").join(name);
+    if !path.is_file() {
+        bail!("{} is not there; run: tests/setup.sh", path.display());
+    }
+    Ok(path)
+}
+
 /// Returns kubectl: the one that `tests/setup.sh` built when the system's is missing or too old, else the system's.
 #[must_use]
 pub fn kubectl() -> PathBuf {

@@ -6,10 +6,7 @@ use anyhow::Result;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{Api, api::PostParams};
 use serde_json::json;
-use tests::{
-    apiserver::{ControlPlane, Parts},
-    install, repository,
-};
+use tests::{apiserver::ControlPlane, install, repository};
 
 const MINIMAL: &str = "\
 apiVersion: tallylight.dev/v1alpha1
@@ -17,32 +14,6 @@ kind: Broadcast
 metadata: {name: show}
 spec: {pool: live}
 ";
-
-#[tokio::test]
-async fn helm_installs_upgrades_and_uninstalls_a_release() -> Result<()> {
-    // Of its own: the release owns objects of the whole cluster.
-    let plane = ControlPlane::start(Parts::ApiServer).await?;
-    install::create_namespace(&plane.admin().await?, "release").await?;
-    let chart = repository::root().join("charts/tallylight");
-    let helm = |arguments: &[&str]| -> Result<String> {
-        let mut command = Command::new(repository::kubernetes_binary("helm")?);
-        command.arg("--kubeconfig").arg(plane.admin_kubeconfig()?).args(["--namespace", "release"]).args(arguments);
-        output(command)
-    };
-    let chart = chart.to_str().unwrap();
-    let settings = ["--set", "mediaPool.name=studio"];
-
-    let notes = helm(&[&["install", "tallylight", chart][..], &settings].concat())?;
-    helm(&[&["upgrade", "tallylight", chart, "--set", "mediaPool.admission=Open"][..], &settings].concat())?;
-    let pool = kubectl(&plane, "release", &["get", "mediapool", "studio", "-o", "jsonpath={.spec.admission}"])?;
-    helm(&["uninstall", "tallylight"])?;
-    let kinds = kubectl(&plane, "release", &["get", "crd", "broadcasts.tallylight.dev", "-o", "name"])?;
-
-    assert!(notes.contains("rtmp://localhost:1935/LiveApp/morning-show"), "{notes}");
-    assert_eq!(pool, "Open");
-    assert!(kinds.contains("broadcasts.tallylight.dev"), "Broadcasts must outlive the release: {kinds}");
-    Ok(())
-}
 
 #[tokio::test]
 async fn a_minimal_broadcast_is_accepted_by_kubectl() -> Result<()> {
@@ -98,6 +69,11 @@ fn wrong_values_are_refused_with_their_names() {
         ("mediaNode.service.rtmpPort=0", "/mediaNode/service/rtmpPort"),
         ("operator.image.digest=latest", "/operator/image/digest"),
         ("watchNamespaces={elsewhere}", "add it to watchNamespaces"),
+        ("ingress.enabled=true", "set operator.rest.tokenSecret.name"),
+        ("gateway.tcp.enabled=true", "gateway.tcp.parentRefs must name the Gateway"),
+        ("mediaNode.rtmps.enabled=true", "mediaNode.rtmps.secretName must name the Secret"),
+        ("mediaNode.service.type=NodePort", "needs mediaNode.managedBy=Deployment"),
+        ("secrets.names={a,a}", "/secrets/names"),
     ] {
         let error = install::render("default", &[value]).map(|_| ()).expect_err(value).to_string();
         assert!(error.contains(part), "{value}: {error}");
@@ -120,13 +96,49 @@ fn a_confined_operator_gets_no_cluster_wide_right() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_operator_reads_no_secret_but_those_that_are_named() -> Result<()> {
+    let reads = |set: &[&str]| -> Result<Vec<serde_json::Value>> {
+        let documents = install::render("team-a", set)?;
+        let role = documents
+            .into_iter()
+            .find(|it| it["kind"] == "ClusterRole" && it["metadata"]["name"] == "tallylight-operator");
+        let rules = role.unwrap()["rules"].as_array().unwrap().clone();
+        let of_secrets =
+            |rule: &serde_json::Value| rule["resources"] == json!(["secrets"]) && rule["verbs"] != json!(["create"]);
+        Ok(rules.into_iter().filter(of_secrets).collect())
+    };
+
+    assert_eq!(reads(&[])?, Vec::<serde_json::Value>::new());
+    let named = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"], "verbs": ["get"]});
+    assert_eq!(reads(&["secrets.names={a,b}"])?, [named]);
+    assert_eq!(
+        reads(&["secrets.readAll=true"])?,
+        [json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]})]
+    );
+    Ok(())
+}
+
+#[test]
+fn no_role_grants_a_wildcard() -> Result<()> {
+    for set in [&["secrets.readAll=true"][..], &["watchNamespaces={team-a,team-b}"]] {
+        let documents = install::render("team-a", set)?;
+        let rules = documents.iter().filter_map(|document| document["rules"].as_array()).flatten();
+        let rules: Vec<_> = rules.collect();
+        assert!(rules.len() > 10, "there are rules: {}", rules.len());
+        let wild = rules.into_iter().find(|rule| rule.to_string().contains("\"*\""));
+        assert_eq!(wild, None);
+    }
+    Ok(())
+}
+
 pub(crate) fn kubectl(plane: &ControlPlane, namespace: &str, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(repository::kubectl());
     command.arg("--kubeconfig").arg(plane.admin_kubeconfig()?).args(["--namespace", namespace]).args(arguments);
     output(command)
 }
 
-fn output(mut command: Command) -> Result<String> {
+pub(crate) fn output(mut command: Command) -> Result<String> {
     let output = command.output()?;
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     anyhow::ensure!(output.status.success(), "{command:?}: {errors}");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
 
 mod chart;
+mod chart_matrix;
 mod crash;
 mod delivery;
 mod leader;
@@ -10,6 +11,7 @@ mod ledger;
 mod policy;
 mod pool_keys;
 mod pools;
+mod release;
 mod schema;
 mod sessions;
 mod stage;

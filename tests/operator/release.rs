@@ -1,0 +1,153 @@
+//! A release of the chart from its first day to its last, with Helm, on a real API server: it brings its pool, is upgraded from the
+//! last release without touching a media pod, and leaves the Broadcasts when it goes.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client, ResourceExt, api::ListParams};
+use serde_json::json;
+use tallylight_crds::{Broadcast, MediaPool};
+use tempfile::TempDir;
+use tests::{
+    apiserver::{ControlPlane, Parts},
+    identity, install, repository,
+    service::{Launch, Service},
+    wait,
+};
+
+use crate::chart::{kubectl, output};
+
+const NAMESPACE: &str = "release";
+const SOON: Duration = Duration::from_secs(60);
+/// The chart of the last release, as it was packaged.
+const LAST: &str = "tests/operator/fixtures/tallylight-0.1.0.tgz";
+
+struct Cluster {
+    operator: Option<Service>,
+    plane: ControlPlane,
+    admin: Client,
+    folder: TempDir,
+}
+
+impl Cluster {
+    /// Of its own: a release owns objects of the whole cluster.
+    async fn new() -> Result<Self> {
+        let plane = ControlPlane::start(Parts::WithControllers).await?;
+        let admin = plane.admin().await?;
+        install::create_namespace(&admin, NAMESPACE).await?;
+        Ok(Self { operator: None, plane, admin, folder: repository::folder("release")? })
+    }
+
+    fn helm(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(repository::kubernetes_binary("helm")?);
+        command
+            .arg("--kubeconfig")
+            .arg(self.plane.admin_kubeconfig()?)
+            .args(["--namespace", NAMESPACE])
+            .args(arguments);
+        output(command)
+    }
+
+    /// `helm install` or `helm upgrade` with a chart of the repository.
+    fn deploy(&self, what: &str, chart: &str, arguments: &[&str]) -> Result<String> {
+        let path = repository::root().join(chart);
+        self.helm(&[&[what, "tallylight", path.to_str().unwrap()], arguments].concat())
+    }
+
+    /// Starts the operator as the Deployment would, with the account that the chart made; the one before is stopped.
+    async fn operator(&mut self) -> Result<()> {
+        self.operator = None;
+        let credential = identity::operator(&self.admin, NAMESPACE).await?;
+        let kubeconfig = self.plane.kubeconfig(self.folder.path(), identity::OPERATOR, &credential, NAMESPACE)?;
+        let launch = Launch::operator(self.folder.path(), &kubeconfig, NAMESPACE)
+            .args(["--media-node-image=tallylight/media-node:0.1.0"]);
+        let launch = if kubectl(&self.plane, NAMESPACE, &["get", "configmap", "-o", "name"])?.contains("default-pool") {
+            launch.args(["--default-pool=tallylight-default-pool"])
+        } else {
+            launch
+        };
+        self.operator = Some(launch.start().await?);
+        Ok(())
+    }
+
+    async fn pool(&self, what: &str, holds: impl Fn(&MediaPool) -> bool) -> Result<MediaPool> {
+        let pools = Api::<MediaPool>::namespaced(self.admin.clone(), NAMESPACE);
+        wait::until(format!("the pool {what}"), SOON, async || {
+            let pool = pools.get("live").await.map_err(|error| error.to_string())?;
+            if holds(&pool) { Ok(pool) } else { Err(format!("{pool:?}")) }
+        })
+        .await
+    }
+
+    async fn pods(&self) -> Result<Vec<Pod>> {
+        Ok(Api::<Pod>::namespaced(self.admin.clone(), NAMESPACE).list(&ListParams::default()).await?.items)
+    }
+}
+
+fn is_observed(pool: &MediaPool) -> bool {
+    let status = pool.status.as_ref();
+    status.is_some_and(|status| status.observed_generation == pool.metadata.generation && status.replicas == Some(1))
+}
+
+#[tokio::test]
+async fn an_upgrade_from_the_last_release_touches_no_media_pod_and_no_broadcast() -> Result<()> {
+    let mut cluster = Cluster::new().await?;
+    cluster.deploy("install", LAST, &[])?;
+    cluster.operator().await?;
+    cluster.pool("is served", is_observed).await?;
+    let before: Vec<_> = cluster.pods().await?.iter().filter_map(ResourceExt::uid).collect();
+    let broadcast = json!({
+        "apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast", "metadata": {"name": "show"}, "spec": {"pool": "live"},
+    });
+    install::apply(&cluster.admin, NAMESPACE, &broadcast).await?;
+
+    // The definitions were not the release's before.
+    cluster.deploy("upgrade", "charts/tallylight", &["--take-ownership"])?;
+    cluster.operator().await?;
+    cluster.deploy("upgrade", "charts/tallylight", &["--set", "mediaPool.admission=Open"])?;
+    let pool =
+        cluster.pool("is observed again", |pool| is_observed(pool) && pool.metadata.generation > Some(1)).await?;
+
+    let after: Vec<_> = cluster.pods().await?.iter().filter_map(ResourceExt::uid).collect();
+    assert_eq!(before, after, "the pods run on");
+    assert_eq!(before.len(), 1);
+    assert_eq!(pool.annotations()["meta.helm.sh/release-name"], "tallylight", "a pool that was Helm's stays Helm's");
+    cluster.helm(&["uninstall", "tallylight"])?;
+    let kept = Api::<Broadcast>::namespaced(cluster.admin.clone(), NAMESPACE).get("show").await?;
+    assert!(kept.metadata.deletion_timestamp.is_none(), "Broadcasts outlive the release");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_release_brings_its_pool_keeps_what_people_change_and_takes_it_along() -> Result<()> {
+    let mut cluster = Cluster::new().await?;
+    let notes = cluster.deploy("install", "charts/tallylight", &[])?;
+    assert!(notes.contains("rtmp://localhost:1935/LiveApp/morning-show"), "{notes}");
+    cluster.operator().await?;
+    cluster.pool("is made and served", is_observed).await?;
+
+    kubectl(&cluster.plane, NAMESPACE, &["scale", "mediapool/live", "--replicas=2"])?;
+    cluster.operator().await?;
+    let two = |pool: &MediaPool| pool.status.as_ref().is_some_and(|status| status.replicas == Some(2));
+    cluster.pool("keeps its two nodes over a restart of the operator", two).await?;
+
+    cluster.deploy("upgrade", "charts/tallylight", &["--set", "mediaPool.app=studio,mediaNode.replicas=3"])?;
+    cluster.operator().await?;
+    let pool = cluster.pool("is what the values say", |pool| pool.spec.app == "studio").await?;
+    assert_eq!(pool.spec.nodes.as_ref().map(|nodes| nodes.min_nodes), Some(3));
+
+    cluster.operator = None;
+    cluster.helm(&["uninstall", "tallylight"])?;
+    let pools = Api::<MediaPool>::namespaced(cluster.admin.clone(), NAMESPACE);
+    wait::until("the pool to go with the release", SOON, async || {
+        match pools.get_opt("live").await.map_err(|error| error.to_string())? {
+            None => Ok(()),
+            Some(pool) => Err(format!("{:?}", pool.metadata)),
+        }
+    })
+    .await?;
+    let again = cluster.deploy("install", "charts/tallylight", &[])?;
+    assert!(again.contains("deployed"), "the definitions that were kept are taken back: {again}");
+    Ok(())
+}
