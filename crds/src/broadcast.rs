@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Condition, Hooks, SecretKeyRef, StreamId, manifest, object_name};
 
+mod away;
 mod rules;
+
+pub use away::Away;
 pub(crate) use rules::{has_host, has_no_fragment, has_no_user, is_http, is_url};
 
 /// Broadcast is one named live stream, on air or not.
@@ -108,7 +111,8 @@ pub struct Publish {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::session_follows(), validation = rules::session_has_its_start(), validation = rules::end_has_its_event(),
          validation = rules::no_reopening(), validation = rules::ended_is_final(), validation = rules::state_tells_the_session(),
-         validation = rules::events_have_their_session())]
+         validation = rules::events_have_their_session(), validation = rules::state_tells_who_is_away(),
+         validation = rules::away_begins_in_an_open_session(), validation = rules::an_away_publisher_left_when_it_left())]
 pub struct BroadcastStatus {
     /// Generation of the spec that the operator has seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,7 +154,8 @@ pub enum BroadcastState {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.ordinal >= oldSelf.ordinal").message("session.ordinal must not decrease"),
          validation = Rule::new("self.epoch >= oldSelf.epoch").message("session.epoch must not decrease"),
-         validation = rules::node_changes_with_epoch())]
+         validation = rules::node_changes_with_epoch(), validation = rules::away_is_nobodys(),
+         validation = rules::away_changes_with_epoch())]
 pub struct Session {
     /// How many sessions this Broadcast has had.
     #[schemars(range(min = 0))]
@@ -183,6 +188,9 @@ pub struct Session {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "manifest::time")]
     pub end_time: Option<Timestamp>,
+    /// There while the publisher is away and awaited: the session is open, no node has it, and any may go on with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<Away>,
 }
 
 /// Whether a session is on air.

@@ -10,8 +10,8 @@ mod media_pool;
 mod naming;
 
 pub use broadcast::{
-    Action, Broadcast, BroadcastSpec, BroadcastState, BroadcastStatus, Event, HooksStatus, Lane, LaneState, Protocol,
-    Publish, PublishStatus, Reason, Session, SessionState,
+    Action, Away, Broadcast, BroadcastSpec, BroadcastState, BroadcastStatus, Event, HooksStatus, Lane, LaneState,
+    Protocol, Publish, PublishStatus, Reason, Session, SessionState,
 };
 pub use condition::{Condition, ConditionStatus, set_condition};
 pub use hook_url::{HookUrlSource, InvalidHookUrl, MAX_HOOK_URL, hook_url};

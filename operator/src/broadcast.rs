@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use json_patch::PatchOperation;
 use kube::{ResourceExt as _, core::DeserializeGuard, runtime::controller::Action};
 use ledger::{Committed, Input, Key, KubeStore, Owner, Store as _, commit, disposal, disposal::Disposal};
-use tallylight_crds::{Broadcast, BroadcastStatus, HOOKS_FINALIZER, Reason, SessionState};
+use tallylight_crds::{Away, Broadcast, BroadcastStatus, HOOKS_FINALIZER, Reason, SessionState};
 
 use crate::{
     events::Events,
@@ -71,6 +71,8 @@ impl Failures {
 pub(crate) enum Error {
     #[error("failed to end the session")]
     EndSession { source: ledger::Error },
+    #[error("failed to let the session wait for its publisher")]
+    ParkSession { source: ledger::Error },
     #[error("failed to delete the Broadcast")]
     Delete { source: ledger::Error },
     #[error("failed to release the Broadcast")]
@@ -171,16 +173,38 @@ async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Act
         context.store.hold(broadcast).await.map_err(|source| Error::Hold { source })?;
     }
     close_if_lost(broadcast, context).await?;
+    let session = broadcast.status_or_default().session;
+    let awaited = match session.away.as_ref().map(|away| (away, until(away.until))) {
+        Some((away, None)) => {
+            expire(broadcast, Owner::of(&session), away, context).await?;
+            return Ok(Action::await_change());
+        }
+        Some((_, left)) => left,
+        None => None,
+    };
     let key_state = key::sync(broadcast, context).await?;
     write_conditions(broadcast, key_state, context).await?;
-    Ok(match key_state {
-        StreamKey::NotAsked => Action::await_change(),
-        StreamKey::Known => Action::requeue(KEY_RECHECK),
-        StreamKey::Absent | StreamKey::Forbidden => Action::requeue(Duration::from_secs(30)),
-    })
+    let recheck = match key_state {
+        StreamKey::NotAsked => None,
+        StreamKey::Known => Some(KEY_RECHECK),
+        StreamKey::Absent | StreamKey::Forbidden => Some(Duration::from_secs(30)),
+    };
+    Ok(awaited.into_iter().chain(recheck).min().map_or_else(Action::await_change, Action::requeue))
 }
 
-/// Ends the session of a node that is lost. The node itself is fenced off by the new epoch.
+/// How long it is until then; `None` when it is past. The clock may be set meanwhile, so whoever waits looks again.
+fn until(then: Timestamp) -> Option<Duration> {
+    Duration::try_from(then.duration_since(Timestamp::now())).ok().filter(|left| !left.is_zero())
+}
+
+/// Ends the session of a publisher that did not come back in time.
+async fn expire(broadcast: &Broadcast, owner: Owner, away: &Away, context: &Context) -> Result<(), Error> {
+    context.metrics.sessions_expired.inc();
+    close(broadcast, owner, away.reason, context).await
+}
+
+/// Ends the session of a node that is lost, or lets it wait for its publisher when the pool has a reconnect window. The node
+/// itself is fenced off by the new epoch.
 async fn close_if_lost(broadcast: &Broadcast, context: &Context) -> Result<(), Error> {
     let session = broadcast.status_or_default().session;
     let (SessionState::Open, Some(node)) = (session.state, session.node.as_deref()) else { return Ok(()) };
@@ -190,11 +214,36 @@ async fn close_if_lost(broadcast: &Broadcast, context: &Context) -> Result<(), E
         nodes.expect(&node, Instant::now());
         nodes.is_lost(&node)
     };
-    if lost {
-        close(broadcast, Owner::of(&session), Reason::NodeLost, context).await?;
-        context.events.node_lost(broadcast, &node.name).await;
+    if !lost {
+        return Ok(());
     }
+    let window =
+        context.pools.get(&node.namespace, &broadcast.spec.pool).map_or(0, |p| p.spec.reconnect_window_seconds);
+    let away = (window > 0).then(|| {
+        let since = now();
+        let until = since.saturating_add(SignedDuration::from_secs(window.into())).unwrap_or(since);
+        Away { since, until, reason: Reason::NodeLost }
+    });
+    match &away {
+        Some(away) => park(broadcast, Owner::of(&session), away, context).await?,
+        None => close(broadcast, Owner::of(&session), Reason::NodeLost, context).await?,
+    }
+    context.events.node_lost(broadcast, &node.name, away.map(|away| away.until)).await;
     Ok(())
+}
+
+async fn park(broadcast: &Broadcast, owner: Owner, away: &Away, context: &Context) -> Result<(), Error> {
+    match commit(&context.store, broadcast, &Input::Park { owner, away: away.clone() }).await {
+        Ok(Committed::Done(_)) => {
+            context.metrics.sessions_parked.inc();
+            let (key, reason) = (Key::of(broadcast), away.reason.as_str());
+            tracing::info!(broadcast = %key, session = owner.ordinal, reason, until = %away.until, "session.parked");
+            Ok(())
+        }
+        // The node ended or parked it meanwhile, or the Broadcast is gone.
+        Ok(Committed::Rejected(_) | Committed::Gone) => Ok(()),
+        Err(source) => Err(Error::ParkSession { source }),
+    }
 }
 
 async fn close(broadcast: &Broadcast, owner: Owner, reason: Reason, context: &Context) -> Result<(), Error> {

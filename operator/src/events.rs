@@ -1,6 +1,7 @@
 //! Kubernetes Events, for people: only what `kubectl describe` should show and no condition keeps. Failing to write one
 //! never fails anything else.
 
+use jiff::Timestamp;
 use kube::{
     Client, Resource as _,
     runtime::events::{Event, EventType, Recorder, Reporter},
@@ -53,10 +54,16 @@ impl Events {
         Self { recorder: Recorder::new(client, reporter) }
     }
 
-    /// A media node was lost, and this Broadcast's session with it.
-    pub(crate) async fn node_lost(&self, broadcast: &Broadcast, node: &str) {
-        let note = format!("media node {node} is gone: the session was ended; the publisher may connect again");
-        self.publish(broadcast, EventType::Warning, "NodeLost", "EndSession", note).await;
+    /// A media node was lost, and this Broadcast's session with it, or it waits for its publisher until then.
+    pub(crate) async fn node_lost(&self, broadcast: &Broadcast, node: &str, awaited: Option<Timestamp>) {
+        let (action, then) = match awaited {
+            None => ("EndSession", "the session was ended; the publisher may connect again".to_owned()),
+            Some(until) => {
+                ("ParkSession", format!("the session goes on if the publisher connects again before {until}"))
+            }
+        };
+        let note = format!("media node {node} is gone: {then}");
+        self.publish(broadcast, EventType::Warning, "NodeLost", action, note).await;
     }
 
     /// Writes what `Reports` has taken, until cancelled.

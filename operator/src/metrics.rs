@@ -14,6 +14,9 @@ pub(crate) struct Metrics {
     pub(crate) reconciles: Family<ReconcileLabels, Counter>,
     pub(crate) nodes_lost: Family<LostLabels, Counter>,
     pub(crate) unreadable: Counter,
+    /// Of sessions whose node was lost; nodes count their own.
+    pub(crate) sessions_parked: Counter,
+    pub(crate) sessions_expired: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,6 +44,16 @@ impl Metrics {
             "broadcasts_unreadable",
             "Readings of Broadcasts that this version cannot decode",
             metrics.unreadable.clone(),
+        );
+        registry.register(
+            "sessions_parked",
+            "Sessions of lost media nodes that wait for their publisher",
+            metrics.sessions_parked.clone(),
+        );
+        registry.register(
+            "sessions_expired",
+            "Sessions that ended because their publisher did not come back in time",
+            metrics.sessions_expired.clone(),
         );
         metrics
     }

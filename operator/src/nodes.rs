@@ -241,7 +241,8 @@ mod tests {
     fn an_outage_of_the_api_server_is_not_node_loss() {
         let (mut nodes, mut clock) = start();
         nodes.contact(clock.after(3));
-        for _ in 0..60 {
+        // five minutes
+        for _ in 0..150 {
             let now = clock.after(2);
             assert!(nodes.suspects(now).len() <= 1);
             nodes.lost_contact();

@@ -51,6 +51,36 @@ pub fn end(ordinal: i64, last: i64) -> Vec<Value> {
     ]
 }
 
+/// The operations that leave the open session `ordinal` of node `node` to whoever has its publisher next, with `epoch`.
+#[must_use]
+pub fn park(ordinal: i64, epoch: i64) -> Vec<Value> {
+    let session = json!({
+        "state": "Open", "ordinal": ordinal, "epoch": epoch, "protocol": "RTMP", "startTime": Timestamp::UNIX_EPOCH,
+        "away": {"since": "1970-01-01T00:01:00Z", "until": "1970-01-01T00:01:30Z", "reason": "PublisherLost"},
+    });
+    vec![
+        json!({"op": "replace", "path": "/status/session", "value": session}),
+        json!({"op": "replace", "path": "/status/state", "value": "Reconnecting"}),
+    ]
+}
+
+/// The operations by which `node` goes on with a session whose publisher is away.
+#[must_use]
+pub fn resume(node: &str, ordinal: i64, epoch: i64) -> Vec<Value> {
+    claim(node, ordinal, epoch, 0).into_iter().take(2).collect()
+}
+
+/// The operations that end the session `ordinal`, whose publisher is away, with `epoch`.
+#[must_use]
+pub fn expire(ordinal: i64, epoch: i64, last: i64) -> Vec<Value> {
+    let since = json!("1970-01-01T00:01:00Z");
+    let mut operations = end(ordinal, last);
+    operations.push(json!({"op": "remove", "path": "/status/session/away"}));
+    operations.push(set("/status/session/epoch", epoch));
+    operations.push(set("/status/session/endTime", since));
+    operations
+}
+
 /// The operations that acknowledge the first pending event.
 #[must_use]
 pub fn ack(sequence: i64) -> Vec<Value> {

@@ -9,6 +9,6 @@ async fn the_kubernetes_store_passes_the_conformance_suite() -> Result<()> {
     let tenant = install::tenant("ledger").await?;
     let store = KubeStore::new(tenant.admin.clone(), "tests");
 
-    ledger::conformance::run(&store, &tenant.namespace).await;
+    Box::pin(ledger::conformance::run(&store, &tenant.namespace)).await;
     Ok(())
 }

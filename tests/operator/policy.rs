@@ -13,7 +13,7 @@ use tallylight_crds::{Broadcast, MediaPool};
 use tests::{
     identity,
     install::{self, Tenant},
-    status::{ack, append, claim, end, send, set},
+    status::{ack, append, claim, end, expire, park, resume, send, set},
 };
 
 struct Pods {
@@ -97,6 +97,41 @@ async fn a_media_pod_cannot_write_what_is_not_its_own() -> Result<()> {
     );
     refused(pods.send(&pods.one, vec![set("/status/publish", json!({"keyVerifier": "mine"}))]).await, STATUS);
     refused(pods.send(&pods.one, vec![set("/status/observedGeneration", 1)]).await, STATUS);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_media_pod_takes_over_a_session_whose_publisher_is_away() -> Result<()> {
+    let pods = Pods::new("away").await?;
+
+    pods.send(&pods.one, claim("media-live-1", 1, 1, 0)).await?;
+    pods.send(&pods.one, park(1, 2)).await?;
+    pods.send(&pods.two, resume("media-live-2", 1, 3)).await?;
+    pods.send(&pods.two, park(1, 4)).await?;
+    // the publisher came back too late
+    pods.send(&pods.one, expire(1, 5, 1)).await?;
+    let next = pods.send(&pods.one, claim("media-live-1", 2, 6, 2)).await?;
+
+    assert_eq!(next.status.unwrap().hooks.last_sequence, 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_media_pod_leaves_only_sessions_of_its_own_and_takes_over_only_those_that_were_left() -> Result<()> {
+    const OWN: &str = "may not write session";
+    let pods = Pods::new("away-foreign").await?;
+    pods.send(&pods.one, claim("media-live-1", 1, 1, 0)).await?;
+
+    refused(pods.send(&pods.two, park(1, 2)).await, OWN);
+    refused(pods.send(&pods.two, resume("media-live-2", 1, 2)).await, OWN);
+    refused(pods.send(&pods.one, park(1, 3)).await, OWN);
+    pods.send(&pods.one, park(1, 2)).await?;
+    refused(pods.send(&pods.one, expire(1, 4, 1)).await, OWN);
+    refused(pods.send(&pods.two, resume("media-live-1", 1, 3)).await, OWN);
+    refused(pods.send(&pods.two, resume("media-live-2", 1, 4)).await, OWN);
+    pods.send(&pods.two, resume("media-live-2", 1, 3)).await?;
+    refused(pods.send(&pods.one, end(1, 1)).await, OWN);
+    refused(pods.send(&pods.one, park(1, 4)).await, OWN);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use kube::Client;
 use serde_json::{Value, json};
 use tests::{
     install::{self, Tenant},
-    status::{ack, append, claim, end, send, set},
+    status::{ack, append, claim, end, expire, park, resume, send, set},
 };
 
 use crate::chart::kubectl;
@@ -91,6 +91,75 @@ async fn the_ledger_is_a_law_for_every_writer() -> Result<()> {
     let text = refusal(end(1, 2)).await?;
     assert!(text.contains("must be appended by the write that opens or ends that session"), "{text}");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_session_waits_for_its_publisher_only_as_it_says() -> Result<()> {
+    let Tenant { admin, namespace, .. } = tenant_with_show("away").await?;
+    let refusals = async |cases: Vec<(&str, Vec<Value>, &str)>| -> Result<()> {
+        for (attempt, operations, message) in cases {
+            let text = refusal(&admin, &namespace, operations).await.with_context(|| attempt.to_owned())?;
+            assert!(text.contains(message), "{attempt}: {text}");
+        }
+        Ok(())
+    };
+    let parked_with = |change: Value| [park(1, 2), vec![change]].concat();
+    send(&admin, &namespace, "show", &claim("a", 1, 1, 0)).await?;
+    refusals(vec![
+        (
+            "a state without its time",
+            vec![set("/status/state", "Reconnecting")],
+            "state must be Reconnecting exactly while",
+        ),
+        (
+            "a time without its state",
+            parked_with(set("/status/state", "Live")),
+            "state must be Reconnecting exactly while",
+        ),
+        ("the epoch stays", park(1, 1), "may change only with a larger epoch"),
+        (
+            "a node has it",
+            parked_with(set("/status/session/node", "a")),
+            "must be open and have no node, address or id",
+        ),
+        (
+            "a wait of more than an hour",
+            parked_with(set("/status/session/away/until", "1970-01-01T02:00:00Z")),
+            "until must be at most one hour after since",
+        ),
+        (
+            "a wait that ends before it begins",
+            parked_with(set("/status/session/away/until", "1970-01-01T00:00:30Z")),
+            "until must be at most one hour after since",
+        ),
+        (
+            "a publisher that closed",
+            parked_with(set("/status/session/away/reason", "PublisherClosed")),
+            "a publisher that closed, or was stopped, is not awaited",
+        ),
+    ])
+    .await?;
+    send(&admin, &namespace, "show", &park(1, 2)).await?;
+    refusals(vec![
+        (
+            "a longer wait",
+            vec![set("/status/session/away/until", "1970-01-01T00:10:00Z")],
+            "session.away may change only with a larger epoch",
+        ),
+        (
+            "another end than when it left",
+            [expire(1, 3, 1), vec![set("/status/session/endTime", "1970-01-01T00:02:00Z")]].concat(),
+            "must end at session.away.since",
+        ),
+        ("a start", claim("b", 2, 3, 1), "a session may start only when the one before has ended"),
+        ("the same epoch", resume("b", 1, 2), "may change only with a larger epoch"),
+    ])
+    .await?;
+    send(&admin, &namespace, "show", &resume("b", 1, 3)).await?;
+    send(&admin, &namespace, "show", &park(1, 4)).await?;
+    let ended = send(&admin, &namespace, "show", &expire(1, 5, 1)).await?.status.unwrap();
+    assert_eq!(ended.hooks.last_sequence, 2);
+    refusals(vec![("nobody is away", park(1, 6), "an ended session must not be reopened")]).await
 }
 
 #[tokio::test]

@@ -100,6 +100,59 @@ pub(super) fn node_changes_with_epoch() -> Rule {
     )
 }
 
+// --- A publisher that is away.
+
+pub(super) fn state_tells_who_is_away() -> Rule {
+    rule(
+        "(self.state == 'Reconnecting') == has(self.session.away)",
+        "state must be Reconnecting exactly while session.away says since when the publisher is away",
+    )
+}
+
+pub(super) fn away_begins_in_an_open_session() -> Rule {
+    rule(
+        "!has(self.session.away) || (oldSelf.session.state == 'Open' && self.session.ordinal == oldSelf.session.ordinal)",
+        "only the publisher of a session that is open may be away",
+    )
+}
+
+// Whoever ends it, and however late: its time on air is what it was.
+pub(super) fn an_away_publisher_left_when_it_left() -> Rule {
+    rule(
+        "!has(oldSelf.session.away) || self.session.state == 'Open' || \
+         (has(self.session.endTime) && self.session.endTime == oldSelf.session.away.since)",
+        "a session whose publisher is away must end at session.away.since",
+    )
+}
+
+pub(super) fn away_is_nobodys() -> Rule {
+    rule(
+        "!has(self.away) || (self.state == 'Open' && !has(self.node) && !has(self.address) && !has(self.id))",
+        "a session whose publisher is away must be open and have no node, address or id",
+    )
+}
+
+pub(super) fn away_changes_with_epoch() -> Rule {
+    rule(
+        "self.epoch > oldSelf.epoch || (has(self.away) ? has(oldSelf.away) && self.away == oldSelf.away : !has(oldSelf.away))",
+        "session.away may change only with a larger epoch",
+    )
+}
+
+pub(super) fn away_is_bounded() -> Rule {
+    rule(
+        "self.until >= self.since && self.until - self.since <= duration('1h')",
+        "until must be at most one hour after since",
+    )
+}
+
+pub(super) fn away_has_a_reason_to_wait() -> Rule {
+    rule(
+        "self.reason in ['PublisherLost', 'PublisherTimeout', 'NodeShutdown', 'NodeLost']",
+        "a publisher that closed, or was stopped, is not awaited",
+    )
+}
+
 // --- Cursors and the log.
 
 pub(super) fn cursors_within_log() -> Rule {

@@ -45,8 +45,9 @@ pub async fn commit_with<S: Store>(
     let uid = known.metadata.uid.as_deref().unwrap_or_default();
     let mut current = known.clone();
     for _ in 0..MAX_ROUNDS {
-        let transition = match machine::apply(&current.status_or_default(), input) {
-            Ok(Step::Write(transition)) => transition,
+        let (transition, then) = match machine::apply(&current.status_or_default(), input) {
+            Ok(Step::Write(transition)) => (transition, Then::Done),
+            Ok(Step::First(transition)) => (transition, Then::Again),
             Ok(Step::Settled) => return Ok(Committed::Done(Box::new(current))),
             // What was read may be old: only a fresh read may reject.
             Err(_) if is_same(&current, known) => match reread(store, &key, uid).await? {
@@ -62,6 +63,7 @@ pub async fn commit_with<S: Store>(
         let mut operations = transition.patch.0;
         operations.extend(annotate(&current, &transition.status));
         match store.patch_status(&key, uid, &Patch(operations)).await {
+            Ok(broadcast) if then == Then::Again => current = broadcast,
             Ok(broadcast) => return Ok(Committed::Done(Box::new(broadcast))),
             Err(Error::NotFound) => return Ok(Committed::Gone),
             Err(Error::Conflict) => match reread(store, &key, uid).await? {
@@ -72,6 +74,13 @@ pub async fn commit_with<S: Store>(
         }
     }
     Err(Error::Invalid { message: format!("{MAX_ROUNDS} patches in a row met a conflict") })
+}
+
+/// What follows a patch that was taken.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    Done,
+    Again,
 }
 
 fn rejection(fresh: &Broadcast, input: &Input) -> Committed {

@@ -6,7 +6,9 @@
 
 use jiff::Timestamp;
 use json_patch::Patch;
-use tallylight_crds::{Broadcast, BroadcastSpec, BroadcastState, HOOKS_FINALIZER, Protocol, Reason, SessionState};
+use tallylight_crds::{
+    Away, Broadcast, BroadcastSpec, BroadcastState, HOOKS_FINALIZER, Protocol, Reason, SessionState,
+};
 
 use crate::{Claim, Committed, Error, Input, Key, Owner, Rejection, Store, commit, event_id};
 
@@ -23,6 +25,9 @@ pub async fn run<S: Store>(store: &S, namespace: &str) {
     suite.of_two_claims_one_wins().await;
     suite.appends_and_acks_commute().await;
     suite.a_stale_epoch_never_writes().await;
+    suite.a_session_goes_on_where_its_publisher_comes_back().await;
+    suite.a_late_claim_ends_one_session_and_opens_the_next().await;
+    suite.a_publisher_that_stays_away_left_when_it_left().await;
     suite.a_failed_test_changes_nothing().await;
     suite.another_broadcast_of_the_same_name_is_another().await;
     suite.a_broadcast_that_was_claimed_is_not_deleted_as_idle().await;
@@ -48,6 +53,12 @@ fn claim(id: &str, node: &str) -> Input {
 fn end_of(broadcast: &Broadcast) -> Input {
     let owner = Owner::of(&broadcast.status_or_default().session);
     Input::End { owner, reason: Reason::PublisherClosed, time: at(60) }
+}
+
+/// Lost after `since` seconds, awaited for 30 s.
+fn park(broadcast: &Broadcast, since: i64) -> Input {
+    let owner = Owner::of(&broadcast.status_or_default().session);
+    Input::Park { owner, away: Away { since: at(since), until: at(since + 30), reason: Reason::NodeShutdown } }
 }
 
 fn uid(broadcast: &Broadcast) -> &str {
@@ -151,6 +162,55 @@ impl<S: Store> Suite<'_, S> {
         let next = self.done(&closed, &claim("c2", "node-2")).await;
         assert_eq!(self.rejection(&live, &end_of(&live)).await, Rejection::Fenced);
         assert_eq!(self.get("fenced").await.status, next.status, "nothing was written");
+    }
+
+    async fn a_session_goes_on_where_its_publisher_comes_back(&self) {
+        let made = self.create("parked", &[]).await;
+        let live = self.done(&made, &claim("c1", "node-10")).await;
+        let parked = self.done(&live, &park(&live, 0)).await;
+        assert_eq!(parked.status_or_default().state, BroadcastState::Reconnecting);
+        let left = self.store.sessions_of(self.namespace, "node-10").await.expect("the store answers");
+        assert!(left.is_empty(), "it is no node's: {left:?}");
+        self.done(&live, &park(&live, 0)).await;
+        assert_eq!(self.rejection(&live, &end_of(&live)).await, Rejection::Fenced);
+
+        let back = self.done(&live, &claim("c2", "node-2")).await.status_or_default();
+        assert_eq!((back.session.ordinal, back.session.epoch, back.state), (1, 3, BroadcastState::Live));
+        assert_eq!((back.session.node.as_deref(), back.hooks.last_sequence), (Some("node-2"), 1));
+        assert_eq!(self.rejection(&live, &park(&live, 0)).await, Rejection::Fenced);
+        assert_eq!(self.get("parked").await.status_or_default(), back);
+    }
+
+    async fn a_late_claim_ends_one_session_and_opens_the_next(&self) {
+        let made = self.create("late", &[]).await;
+        let live = self.done(&made, &claim("c1", "node-1")).await;
+        // whose `until` is before the next claim's time
+        let parked = self.done(&live, &park(&live, -60)).await;
+        let away = parked.status_or_default().session.away.expect("the publisher is away");
+        assert_eq!((away.since, away.until), (at(0), at(30)), "nobody leaves before the start");
+        let Input::Claim(next) = claim("c2", "node-2") else { panic!("a claim") };
+
+        let late = self.done(&parked, &Input::Claim(Claim { time: at(31), ..next })).await.status_or_default();
+
+        assert_eq!((late.session.ordinal, late.session.epoch), (2, 4));
+        let events: Vec<_> = late.hooks.pending.iter().map(|e| (e.sequence, e.session, e.reason, e.time)).collect();
+        let ended = (2, 1, Some(Reason::NodeShutdown), at(0));
+        assert_eq!(events, [(1, 1, None, at(0)), ended, (3, 2, None, at(31))]);
+    }
+
+    async fn a_publisher_that_stays_away_left_when_it_left(&self) {
+        let made = self.create("stays-away", &[]).await;
+        let live = self.done(&made, &claim("c1", "node-1")).await;
+        let parked = self.done(&live, &park(&live, 20)).await;
+        let owner = Owner::of(&parked.status_or_default().session);
+        let close = Input::Close { owner, reason: Reason::NodeShutdown, time: at(90) };
+
+        let ended = self.done(&parked, &close).await;
+        self.done(&parked, &close).await;
+
+        let status = ended.status_or_default();
+        assert_eq!((status.state, status.session.end_time), (BroadcastState::Ended, Some(at(20))));
+        assert_eq!(self.get("stays-away").await.status_or_default().hooks.last_sequence, 2, "one end");
     }
 
     async fn a_failed_test_changes_nothing(&self) {

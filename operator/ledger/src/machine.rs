@@ -8,7 +8,7 @@ use json_patch::{Patch, PatchOperation, jsonptr::PointerBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tallylight_crds::{
-    Action, BroadcastState, BroadcastStatus, Event, Lane, LaneState, MAX_PENDING, Protocol, Reason, Session,
+    Action, Away, BroadcastState, BroadcastStatus, Event, Lane, LaneState, MAX_PENDING, Protocol, Reason, Session,
     SessionState,
 };
 
@@ -24,6 +24,9 @@ pub enum Input {
     End { owner: Owner, reason: Reason, time: Timestamp },
     /// The operator ends a session whose owner cannot, and fences the owner off by a new epoch.
     Close { owner: Owner, reason: Reason, time: Timestamp },
+    /// The publisher is away and awaited: the session stays open, and whoever owned it is fenced off by a new epoch. Asked for
+    /// by the owner, or by the operator when the owner is lost.
+    Park { owner: Owner, away: Away },
     /// The receiver has every event up to `through`, or they need no sending.
     Ack { through: i64, lane: Option<Lane> },
     /// A delivery failed, or a lane was stopped or woken.
@@ -56,6 +59,11 @@ impl Owner {
     pub fn of(session: &Session) -> Self {
         Self { ordinal: session.ordinal, epoch: session.epoch }
     }
+
+    /// Whoever comes after the owner of that session.
+    fn raised(session: &Session) -> Self {
+        Self { ordinal: session.ordinal, epoch: session.epoch + 1 }
+    }
 }
 
 /// What an input does.
@@ -63,6 +71,8 @@ impl Owner {
 pub enum Step {
     /// Commit this.
     Write(Box<Transition>),
+    /// Commit this, and give the same input again: it has to wait for something that is overdue.
+    First(Box<Transition>),
     /// The status already says so: the same input took effect before.
     Settled,
 }
@@ -96,6 +106,7 @@ pub fn apply(status: &BroadcastStatus, input: &Input) -> Result<Step, Rejection>
         Input::Claim(claim) => open(status, claim),
         Input::End { owner, reason, time } => end(status, *owner, *reason, *time, Fence::Keep),
         Input::Close { owner, reason, time } => end(status, *owner, *reason, *time, Fence::Raise),
+        Input::Park { owner, away } => park(status, *owner, away),
         Input::Ack { through, lane } => ack(status, *through, lane.as_ref()),
         Input::SetLane(lane) => Ok(set_lane(status, lane)),
     }
@@ -107,7 +118,15 @@ fn open(status: &BroadcastStatus, claim: &Claim) -> Result<Step, Rejection> {
         return if old.state == SessionState::Open { Ok(Step::Settled) } else { Err(Rejection::Fenced) };
     }
     if old.state == SessionState::Open {
-        return Err(Rejection::OnAir { node: old.node.clone().unwrap_or_default() });
+        return match &old.away {
+            None => Err(Rejection::OnAir { node: old.node.clone().unwrap_or_default() }),
+            Some(away) if claim.time < away.until => Ok(resume(status, claim)),
+            // Nobody has ended it yet: it must not keep the publisher out.
+            Some(away) => {
+                let transition = ended(status, Owner::raised(old), away.reason, away.since);
+                Ok(Step::First(Box::new(transition)))
+            }
+        };
     }
     if status.hooks.pending.len() + ROOM_FOR_END >= MAX_PENDING {
         return Err(Rejection::LedgerFull);
@@ -122,6 +141,7 @@ fn open(status: &BroadcastStatus, claim: &Claim) -> Result<Step, Rejection> {
         protocol: Some(claim.protocol),
         start_time: Some(claim.time),
         end_time: None,
+        away: None,
     };
     let event = Event {
         sequence: status.hooks.last_sequence + 1,
@@ -130,7 +150,38 @@ fn open(status: &BroadcastStatus, claim: &Claim) -> Result<Step, Rejection> {
         time: claim.time,
         reason: None,
     };
-    Ok(change_session(status, BroadcastState::Live, session, event))
+    Ok(Step::Write(Box::new(change_session(status, BroadcastState::Live, session, Some(event)))))
+}
+
+/// The publisher is back, at whatever node: it goes on with its session, and there is nothing to tell anybody.
+fn resume(status: &BroadcastStatus, claim: &Claim) -> Step {
+    let session = Session {
+        epoch: status.session.epoch + 1,
+        id: Some(claim.id.clone()),
+        node: Some(claim.node.clone()),
+        address: claim.address.clone(),
+        protocol: Some(claim.protocol),
+        away: None,
+        ..status.session.clone()
+    };
+    Step::Write(Box::new(change_session(status, BroadcastState::Live, session, None)))
+}
+
+fn park(status: &BroadcastStatus, owner: Owner, away: &Away) -> Result<Step, Rejection> {
+    let old = &status.session;
+    let raised = Owner { epoch: owner.epoch + 1, ..owner };
+    if old.away.is_some() && Owner::of(old) == raised {
+        return Ok(Step::Settled);
+    }
+    if old.state == SessionState::Ended || old.away.is_some() || Owner::of(old) != owner {
+        return Err(Rejection::Fenced);
+    }
+    // Clocks of two machines may differ: nobody leaves before the start, and the wait is as long as it was meant to be.
+    let since = old.start_time.map_or(away.since, |start| away.since.max(start));
+    let until = away.until.saturating_add(since.duration_since(away.since)).unwrap_or(since);
+    let away = Away { since, until, reason: away.reason };
+    let session = Session { epoch: raised.epoch, id: None, node: None, address: None, away: Some(away), ..old.clone() };
+    Ok(Step::Write(Box::new(change_session(status, BroadcastState::Reconnecting, session, None))))
 }
 
 /// Whether an end takes the right to write away from the owner.
@@ -153,12 +204,21 @@ fn end(
     if old.state == SessionState::Ended && Owner::of(old) == ended_as {
         return Ok(Step::Settled);
     }
-    if old.state == SessionState::Ended || Owner::of(old) != owner {
+    let is_nobodys = old.away.is_some() && fence == Fence::Keep;
+    if old.state == SessionState::Ended || is_nobodys || Owner::of(old) != owner {
         return Err(Rejection::Fenced);
     }
+    Ok(Step::Write(Box::new(ended(status, ended_as, reason, time))))
+}
+
+fn ended(status: &BroadcastStatus, ended_as: Owner, reason: Reason, time: Timestamp) -> Transition {
+    let old = &status.session;
     // Clocks of two machines may differ: an end is never before its start.
     let time = old.start_time.map_or(time, |start| time.max(start));
-    let session = Session { state: SessionState::Ended, epoch: ended_as.epoch, end_time: Some(time), ..old.clone() };
+    // Whoever ends it: a publisher that is away was on air until it left.
+    let time = old.away.as_ref().map_or(time, |away| away.since);
+    let session =
+        Session { state: SessionState::Ended, epoch: ended_as.epoch, end_time: Some(time), away: None, ..old.clone() };
     let event = Event {
         sequence: status.hooks.last_sequence + 1,
         session: session.ordinal,
@@ -166,10 +226,15 @@ fn end(
         time,
         reason: Some(reason),
     };
-    Ok(change_session(status, BroadcastState::Ended, session, event))
+    change_session(status, BroadcastState::Ended, session, Some(event))
 }
 
-fn change_session(status: &BroadcastStatus, state: BroadcastState, session: Session, event: Event) -> Step {
+fn change_session(
+    status: &BroadcastStatus,
+    state: BroadcastState,
+    session: Session,
+    event: Option<Event>,
+) -> Transition {
     let mut next = status.clone();
     let mut patch = PatchBuilder::default();
     patch.test("/status/session/epoch", &status.session.epoch);
@@ -177,13 +242,15 @@ fn change_session(status: &BroadcastStatus, state: BroadcastState, session: Sess
     patch.test("/status/hooks/lastSequence", &status.hooks.last_sequence);
     patch.replace("/status/session", &session);
     patch.replace("/status/state", &state);
-    patch.replace("/status/hooks/lastSequence", &event.sequence);
-    patch.add("/status/hooks/pending/-", &event);
     next.state = state;
     next.session = session;
-    next.hooks.last_sequence = event.sequence;
-    next.hooks.pending.push(event);
-    Step::Write(Box::new(Transition { patch: patch.build(), status: next }))
+    if let Some(event) = event {
+        patch.replace("/status/hooks/lastSequence", &event.sequence);
+        patch.add("/status/hooks/pending/-", &event);
+        next.hooks.last_sequence = event.sequence;
+        next.hooks.pending.push(event);
+    }
+    Transition { patch: patch.build(), status: next }
 }
 
 fn ack(status: &BroadcastStatus, through: i64, lane: Option<&Lane>) -> Result<Step, Rejection> {

@@ -171,12 +171,21 @@ fn ready(broadcast: &Broadcast, around: Surroundings, valid: bool) -> Finding {
 fn live(status: &BroadcastStatus) -> Finding {
     let session = &status.session;
     let node = session.node.as_deref().unwrap_or_default();
-    match (session.state, status.state) {
-        (SessionState::Open, BroadcastState::Reconnecting) => {
-            finding("Live", false, "Reconnecting", "the publisher is away")
+    match (session.state, &session.away) {
+        (SessionState::Open, Some(away)) => {
+            let (session, reason) = (session.ordinal, away.reason.as_str());
+            let message = format!(
+                "the publisher is away since {} ({reason}); session {session} ends at {} unless it comes back",
+                away.since, away.until
+            );
+            finding("Live", false, "Reconnecting", message)
         }
-        (SessionState::Open, _) => finding("Live", true, "OnAir", format!("session {} is on {node}", session.ordinal)),
-        (SessionState::Ended, BroadcastState::Idle) => finding("Live", false, "Idle", "nobody has published yet"),
+        (SessionState::Open, None) => {
+            finding("Live", true, "OnAir", format!("session {} is on {node}", session.ordinal))
+        }
+        (SessionState::Ended, _) if status.state == BroadcastState::Idle => {
+            finding("Live", false, "Idle", "nobody has published yet")
+        }
         (SessionState::Ended, _) => finding("Live", false, "Ended", format!("session {} has ended", session.ordinal)),
     }
 }
@@ -265,6 +274,29 @@ mod tests {
         let mut bad_port = broadcast();
         bad_port.spec.listener_hook_url = Some("http://h:99999/".into());
         assert_eq!(reason(&bad_port, &status, READY, "Accepted"), (false, "InvalidListenerHookURL".into()));
+    }
+
+    #[test]
+    fn a_publisher_that_is_away_is_told_from_one_on_air() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut status = BroadcastStatus { state: BroadcastState::Reconnecting, ..BroadcastStatus::default() };
+        status.session.ordinal = 2;
+        status.session.state = SessionState::Open;
+        status.session.away = Some(tallylight_crds::Away {
+            since: at(1_800_000_000),
+            until: at(1_800_000_030),
+            reason: tallylight_crds::Reason::NodeShutdown,
+        });
+
+        let found = conditions(&broadcast(), &status, READY, Timestamp::UNIX_EPOCH);
+
+        let live = found.iter().find(|condition| condition.kind == "Live").unwrap();
+        assert_eq!((live.status, live.reason.as_str()), (ConditionStatus::False, "Reconnecting"));
+        assert_eq!(
+            live.message,
+            "the publisher is away since 2027-01-15T08:00:00Z (NodeShutdown); session 2 ends at 2027-01-15T08:00:30Z \
+             unless it comes back"
+        );
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub(crate) struct ValidatedPool {
     pub(crate) exposure: Exposure,
     pub(crate) service: ServiceSettings,
     pub(crate) drain_seconds: i64,
+    pub(crate) reconnect_window_seconds: i32,
     pub(crate) template: Template,
     /// Names the part of the spec that pods are made of: it does not change when the operator is upgraded.
     pub(crate) revision: String,
@@ -111,6 +112,7 @@ pub(crate) fn validate(
         uid: pool.uid().unwrap_or_default(),
         app: pool.spec.app.clone(),
         bounds: bounds(nodes)?,
+        reconnect_window_seconds: pool.spec.reconnect_window_seconds,
         exposure: nodes.exposure,
         service: ServiceSettings {
             port: service.port.unwrap_or(DEFAULT_RTMP_PORT),
@@ -268,10 +270,14 @@ fn is_empty(value: &Value) -> bool {
 
 /// A hash of what the user wrote, not of the pod that this version makes of it.
 fn revision(pool: &MediaPool, nodes: &MediaNodes, image: &str) -> String {
-    let parts = json!({
+    let mut parts = json!({
         "app": pool.spec.app, "image": image, "exposure": nodes.exposure, "portRange": nodes.port_range,
         "drain": nodes.drain_timeout_seconds, "template": nodes.template,
     });
+    // left out when there is none, as before there was any
+    if pool.spec.reconnect_window_seconds > 0 {
+        parts["reconnectWindow"] = json!(pool.spec.reconnect_window_seconds);
+    }
     let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, parts.to_string().as_bytes());
     hash.simple().to_string().chars().take(10).collect()
 }

@@ -237,7 +237,11 @@ impl Lane {
     pub fn wrote(&mut self, input: &Input) {
         match input {
             Input::Ack { lane: Some(lane), .. } | Input::SetLane(lane) => self.written = Some(lane.clone()),
-            Input::Ack { lane: None, .. } | Input::Claim(_) | Input::End { .. } | Input::Close { .. } => {}
+            Input::Ack { lane: None, .. }
+            | Input::Claim(_)
+            | Input::End { .. }
+            | Input::Close { .. }
+            | Input::Park { .. } => {}
         }
     }
 

@@ -31,6 +31,15 @@ fn close(status: &BroadcastStatus, second: i64) -> Input {
     Input::Close { owner: Owner::of(&status.session), reason: Reason::NodeLost, time: at(second) }
 }
 
+/// Lost at `second`, awaited for 30 s.
+fn away(second: i64) -> Away {
+    Away { since: at(second), until: at(second + 30), reason: Reason::PublisherLost }
+}
+
+fn park(status: &BroadcastStatus, second: i64) -> Input {
+    Input::Park { owner: Owner::of(&status.session), away: away(second) }
+}
+
 #[test]
 fn a_claim_opens_a_session_and_appends_its_start_in_one_patch() {
     let status = live();
@@ -81,6 +90,70 @@ fn an_end_is_never_before_its_start() {
     let started = written(&BroadcastStatus::default(), &claim("a", "node-1", 100));
     let ended = written(&started, &close(&started, 40));
     assert_eq!(ended.session.end_time, Some(at(100)));
+}
+
+#[test]
+fn a_publisher_that_is_away_leaves_an_open_session_to_nobody() {
+    let parked = written(&live(), &park(&live(), 9));
+    assert_eq!(parked.state, BroadcastState::Reconnecting);
+    let expected = Session { epoch: 2, id: None, node: None, address: None, away: Some(away(9)), ..live().session };
+    assert_eq!(parked.session, expected);
+    assert_eq!(parked.hooks, live().hooks, "nobody is told");
+    assert_eq!(apply(&parked, &park(&live(), 9)), Ok(Step::Settled), "the same again");
+    assert_eq!(apply(&parked, &end(&live(), 10)), Err(Rejection::Fenced), "whoever had it has it no more");
+    assert_eq!(apply(&parked, &end(&parked, 10)), Err(Rejection::Fenced), "and nobody else has it");
+    assert_eq!(apply(&parked, &park(&parked, 10)), Err(Rejection::Fenced), "it waits no longer than was said");
+}
+
+#[test]
+fn a_publisher_that_comes_back_in_time_goes_on_with_its_session() {
+    let parked = written(&live(), &park(&live(), 9));
+    let back = written(&parked, &claim("b", "node-2", 38));
+    assert_eq!(back.state, BroadcastState::Live);
+    let expected = Session { epoch: 3, id: Some("b".into()), node: Some("node-2".into()), ..live().session };
+    assert_eq!(back.session, expected);
+    assert_eq!(back.hooks, live().hooks, "no start and no end");
+    assert_eq!(apply(&back, &claim("b", "node-2", 38)), Ok(Step::Settled));
+    assert_eq!(apply(&back, &park(&live(), 9)), Err(Rejection::Fenced), "the node that lost it does not take it away");
+    assert_eq!(apply(&back, &close(&parked, 39)), Err(Rejection::Fenced), "nor whoever waited for it to be overdue");
+}
+
+#[test]
+fn a_publisher_that_does_not_come_back_was_on_air_until_it_left() {
+    let parked = written(&live(), &park(&live(), 9));
+    let Input::Close { owner, .. } = close(&parked, 39) else { unreachable!() };
+    let ended = written(&parked, &Input::Close { owner, reason: away(9).reason, time: at(45) });
+    assert_eq!((ended.session.end_time, ended.session.away), (Some(at(9)), None));
+    assert_eq!((ended.hooks.pending[1].time, ended.hooks.pending[1].reason), (at(9), Some(Reason::PublisherLost)));
+}
+
+#[test]
+fn a_claim_that_comes_too_late_ends_the_session_first_and_opens_the_next() {
+    let parked = written(&live(), &park(&live(), 9));
+    let late = claim("b", "node-2", 39);
+    let Ok(Step::First(first)) = apply(&parked, &late) else { panic!("the old session is in the way") };
+    assert_eq!(first.status.session.end_time, Some(at(9)));
+    assert_eq!(first.status.hooks.pending[1].reason, Some(Reason::PublisherLost));
+    let next = written(&first.status, &late);
+    assert_eq!((next.session.ordinal, next.session.start_time), (2, Some(at(39))));
+    assert_eq!(
+        next.hooks.pending.iter().map(|e| (e.sequence, e.session)).collect::<Vec<_>>(),
+        [(1, 1), (2, 1), (3, 2)]
+    );
+}
+
+#[test]
+fn a_claim_whose_session_was_parked_before_its_reply_came_takes_it_again() {
+    let parked = written(&live(), &park(&live(), 1));
+    assert_eq!(written(&parked, &claim("a", "node-1", 0)).session.epoch, 3);
+}
+
+#[test]
+fn nobody_leaves_before_the_start_and_the_wait_is_as_long_as_it_was() {
+    let started = written(&BroadcastStatus::default(), &claim("a", "node-1", 100));
+    let parked = written(&started, &park(&started, 40));
+    let away = parked.session.away.unwrap();
+    assert_eq!((away.since, away.until), (at(100), at(130)));
 }
 
 #[test]
@@ -158,6 +231,17 @@ enum Move {
     Close {
         actor: usize,
     },
+    /// The operator lets whatever it has read to be open wait for its publisher.
+    Park {
+        actor: usize,
+    },
+    /// The owner does.
+    Leave {
+        actor: usize,
+    },
+    Wait {
+        seconds: i64,
+    },
     Ack {
         actor: usize,
         events: usize,
@@ -177,6 +261,9 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         3 => actor.clone().prop_map(|actor| Move::End { actor }),
         1 => actor.clone().prop_map(|actor| Move::EndTwice { actor }),
         2 => actor.clone().prop_map(|actor| Move::Close { actor }),
+        2 => actor.clone().prop_map(|actor| Move::Park { actor }),
+        3 => actor.clone().prop_map(|actor| Move::Leave { actor }),
+        1 => (0..40_i64).prop_map(|seconds| Move::Wait { seconds }),
         4 => (actor.clone(), 1..4_usize).prop_map(|(actor, events)| Move::Ack { actor, events }),
         1 => actor.prop_map(|actor| Move::Crash { actor }),
     ];
@@ -191,13 +278,25 @@ struct World {
     log: Vec<Event>,
     acked: Vec<i64>,
     claims: u32,
+    now: i64,
+    /// Sessions that went on after their publisher was away.
+    resumed: u32,
 }
 
 impl World {
     fn new() -> Self {
         let status = BroadcastStatus::default();
         let object = json!({"status": serde_json::to_value(&status).unwrap()});
-        Self { object, reads: vec![status; 4], owned: vec![None; 4], log: vec![], acked: vec![], claims: 0 }
+        Self {
+            object,
+            reads: vec![status; 4],
+            owned: vec![None; 4],
+            log: vec![],
+            acked: vec![],
+            claims: 0,
+            now: 0,
+            resumed: 0,
+        }
     }
 
     fn status(&self) -> BroadcastStatus {
@@ -207,7 +306,11 @@ impl World {
     /// Decides on what the actor has read, and sends the patch; says whether the effect is there.
     fn send(&mut self, actor: usize, input: &Input) -> bool {
         let Ok(step) = apply(&self.reads[actor], input) else { return false };
-        let Step::Write(transition) = step else { return true };
+        let (transition, again) = match step {
+            Step::Settled => return true,
+            Step::Write(transition) => (transition, false),
+            Step::First(transition) => (transition, true),
+        };
         let before = self.status();
         let mut object = self.object.clone();
         if json_patch::patch(&mut object, &transition.patch).is_err() {
@@ -222,6 +325,11 @@ impl World {
         let new = after.hooks.pending.iter().filter(|e| e.sequence > before.hooks.last_sequence);
         self.log.extend(new.cloned());
         self.acked.extend(before.hooks.acked_sequence + 1..=after.hooks.acked_sequence);
+        self.resumed += u32::from(before.session.away.is_some() && after.state == BroadcastState::Live);
+        if again {
+            self.reads[actor] = after;
+            return self.send(actor, input);
+        }
         true
     }
 
@@ -233,9 +341,15 @@ impl World {
             Move::End { actor } => self.end(actor, false),
             Move::EndTwice { actor } => self.end(actor, true),
             Move::Close { actor } => {
-                let input = close(&self.reads[actor], 1);
+                let input = close(&self.reads[actor], self.now);
                 self.send(actor, &input);
             }
+            Move::Park { actor } => {
+                let input = park(&self.reads[actor], self.now);
+                self.send(actor, &input);
+            }
+            Move::Leave { actor } => self.leave(actor),
+            Move::Wait { seconds } => self.now += seconds,
             Move::Ack { actor, events } => {
                 let through = self.reads[actor].hooks.pending.iter().map(|e| e.sequence).take(events).max();
                 if let Some(through) = through {
@@ -248,7 +362,7 @@ impl World {
 
     fn claim(&mut self, actor: usize, twice: bool) {
         self.claims += 1;
-        let input = claim(&format!("claim-{}", self.claims), &format!("node-{actor}"), 0);
+        let input = claim(&format!("claim-{}", self.claims), &format!("node-{actor}"), self.now);
         let mut done = self.send(actor, &input);
         if twice {
             self.reads[actor] = self.status();
@@ -265,7 +379,7 @@ impl World {
         let Some(owner) = self.owned[actor] else { return };
         self.reads[actor] = self.status();
         let stale = Owner::of(&self.status().session) != owner;
-        let input = Input::End { owner, reason: Reason::PublisherLost, time: at(2) };
+        let input = Input::End { owner, reason: Reason::PublisherLost, time: at(self.now) };
         let before = self.log.len();
         let done = self.send(actor, &input);
         if twice {
@@ -273,6 +387,17 @@ impl World {
             assert_eq!(self.send(actor, &input), done);
         }
         assert!(!(stale && self.log.len() > before), "a stale epoch never writes");
+    }
+
+    fn leave(&mut self, actor: usize) {
+        let Some(owner) = self.owned[actor] else { return };
+        self.reads[actor] = self.status();
+        let (before, stale) = (self.status(), Owner::of(&self.status().session) != owner);
+        let done = self.send(actor, &Input::Park { owner, away: away(self.now) });
+        assert!(!stale || self.status() == before, "a stale epoch never writes");
+        if done {
+            self.owned[actor] = None;
+        }
     }
 }
 
@@ -287,7 +412,16 @@ fn assert_lawful(old: &BroadcastStatus, new: &BroadcastStatus) {
         assert!(n.pending.contains(event), "a pending event stays as it is");
     }
     assert!(new.session.epoch >= old.session.epoch && new.session.ordinal >= old.session.ordinal);
-    assert_eq!(new.session.state == SessionState::Open, new.state == BroadcastState::Live);
+    let is_open = new.session.state == SessionState::Open;
+    assert_eq!(is_open, matches!(new.state, BroadcastState::Live | BroadcastState::Reconnecting));
+    assert_eq!(new.session.away.is_some(), new.state == BroadcastState::Reconnecting);
+    assert!(new.session.away.is_none() || new.session.node.is_none() && new.session.id.is_none(), "it is nobody's");
+    assert!(new.session.away == old.session.away || new.session.epoch > old.session.epoch, "a fence");
+    if let (Some(away), false) = (&old.session.away, is_open) {
+        assert_eq!(new.session.end_time, Some(away.since), "on air until it left");
+    }
+    let same = new.session.ordinal == old.session.ordinal;
+    assert!(!same || new.session.start_time == old.session.start_time, "a session starts once");
 }
 
 proptest! {
@@ -305,6 +439,8 @@ proptest! {
             prop_assert_eq!(event.sequence, i64::try_from(at).unwrap() + 1, "sequences have no gap");
             prop_assert_eq!(event.session, i64::try_from(at / 2).unwrap() + 1, "an end belongs to the start before it");
         }
+        let sessions = world.log.iter().filter(|event| event.action == Action::LiveStreamStarted).count();
+        prop_assert_eq!(world.status().session.ordinal, i64::try_from(sessions).unwrap(), "who resumes is no start");
         let expected: Vec<i64> = (1..=world.status().hooks.acked_sequence).collect();
         prop_assert_eq!(&world.acked, &expected, "each event is acknowledged exactly once, in order");
     }

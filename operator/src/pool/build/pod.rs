@@ -110,6 +110,7 @@ fn arguments(pool: &ValidatedPool) -> Vec<String> {
         format!("--relay-key-file={KEY_DIR}/{POOL_SECRET_KEY}"),
         format!("--data-dir={DATA_DIR}"),
         format!("--drain-seconds={}", pool.drain_seconds),
+        format!("--reconnect-window-seconds={}", pool.reconnect_window_seconds),
     ]
 }
 
@@ -174,6 +175,7 @@ mod tests {
         assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
         let arguments = container["args"].as_array().unwrap();
         assert!(arguments.contains(&json!("--pool=live")) && arguments.contains(&json!("--drain-seconds=30")));
+        assert!(arguments.contains(&json!("--reconnect-window-seconds=0")));
         assert!(pod["spec"].get("hostNetwork").is_none());
         let key =
             pod["spec"]["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "pool-key").unwrap();
