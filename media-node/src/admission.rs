@@ -119,7 +119,8 @@ impl<S: Store> Admission<S> {
         let id = StreamId::parse(request.id).map_err(|_invalid| RefusalReason::UnknownStream)?;
         let broadcast = self.find(&pool, &id).await?;
         self.check_key(&broadcast, request.key).await?;
-        if broadcast.status_or_default().session.state == SessionState::Open {
+        let session = broadcast.status_or_default().session;
+        if session.state == SessionState::Open && session.away.is_none() {
             // should it be this node's and nobody's, it is ended now
             self.claims.observe(&broadcast);
             return Err(RefusalReason::AlreadyLive);

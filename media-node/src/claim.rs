@@ -14,7 +14,7 @@ use std::{
 use jiff::Timestamp;
 use ledger::{Claim, Committed, Error, Input, Key, Owner, Rejection, Store};
 use media_core::broadcast::Denied;
-use tallylight_crds::{Broadcast, Protocol, Reason, SessionState};
+use tallylight_crds::{Away, Broadcast, Protocol, Reason, SessionState};
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep, timeout},
@@ -28,7 +28,10 @@ use crate::{
 };
 
 mod retry;
+mod windows;
+
 use retry::Backoff;
+pub use windows::Windows;
 
 /// A store that takes longer for one end is taken for one that does not answer, and the end goes to the log; the attempt
 /// itself is repeated.
@@ -45,6 +48,8 @@ pub struct Identity {
     pub node: String,
     /// Where other nodes reach this one.
     pub address: Option<String>,
+    /// How long sessions wait for their publishers.
+    pub windows: Windows,
 }
 
 /// How sessions of an earlier life of this node are ended.
@@ -63,6 +68,17 @@ pub enum Control {
     Fenced,
     /// Its Broadcast was deleted.
     Stopped,
+    /// This node drains: the publisher is to find another.
+    Leave,
+}
+
+/// What becomes of a session that a publisher of this node had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// It ends.
+    Ended,
+    /// It waits for its publisher, at whatever node.
+    Parked,
 }
 
 /// A session on air. Ending consumes it.
@@ -91,6 +107,8 @@ struct Inner<S> {
     state: Mutex<State>,
     /// An end or an abandoned claim was settled.
     settled: Notify,
+    /// A publisher has let go of its Broadcast.
+    freed: Notify,
     tasks: TaskTracker,
 }
 
@@ -147,6 +165,7 @@ impl<S: Store> Claims<S> {
             metrics,
             state: Mutex::default(),
             settled: Notify::new(),
+            freed: Notify::new(),
             tasks: TaskTracker::new(),
         };
         let claims = Self(Arc::new(inner));
@@ -180,9 +199,14 @@ impl<S: Store> Claims<S> {
         attempt.answered();
         let denied = match committed {
             Ok(Committed::Done(broadcast)) => {
-                let owner = Owner::of(&broadcast.status_or_default().session);
+                let session = broadcast.status_or_default().session;
+                let owner = Owner::of(&session);
                 self.hold(&key, owner);
                 self.0.metrics.session_started(started.elapsed().as_secs_f64());
+                if session.start_time != Some(time) {
+                    self.0.metrics.session_resumed();
+                    info!(broadcast = %key, session = owner.ordinal, "session.resumed");
+                }
                 return Ok(OnAir { known: broadcast, owner });
             }
             Ok(Committed::Rejected(rejection)) => denied(&key, &rejection),
@@ -192,7 +216,7 @@ impl<S: Store> Claims<S> {
                 Denied::Unavailable
             }
         };
-        self.state().held.remove(&key);
+        self.free(&key);
         if denied == Denied::OnAir {
             self.look_again(key);
         }
@@ -212,21 +236,45 @@ impl<S: Store> Claims<S> {
         });
     }
 
-    /// Ends a session: now in memory, durably in the background.
-    pub fn end(&self, session: OnAir, reason: Reason, time: Timestamp) {
+    /// Ends a session, or leaves it to wait for its publisher: now in memory, durably in the background, and
+    /// [`settled`](Self::settled) then.
+    pub fn end(&self, session: OnAir, reason: Reason, time: Timestamp) -> Farewell {
         let key = Key::of(&session.known);
         self.release(&key);
         let end = self.make_end(&session.known, session.owner, reason, time);
+        let farewell = if end.until.is_some() { Farewell::Parked } else { Farewell::Ended };
         let claims = self.clone();
         self.0.tasks.spawn(async move { claims.end_durably(end, Some(session.known)).await });
+        farewell
     }
 
     /// Lets go of a session that somebody else has ended.
     pub fn forget(&self, session: OnAir) {
         let key = Key::of(&session.known);
-        self.state().held.remove(&key);
+        self.free(&key);
         self.0.metrics.session_over();
         drop(session);
+    }
+
+    /// Asks the publisher of a Broadcast to leave.
+    pub(crate) fn ask_to_leave(&self, key: &Key) {
+        if let Some(held) = self.state().held.get(key) {
+            // A full channel holds a control already: it is asked again.
+            let _told = held.control.try_send(Control::Leave);
+        }
+    }
+
+    /// Waits until publishers of this node have no Broadcast any more.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let freed = self.0.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if self.state().held.is_empty() {
+                return;
+            }
+            freed.await;
+        }
     }
 
     /// Waits until no end of this node is under way for the Broadcast.
@@ -306,7 +354,8 @@ impl<S: Store> Claims<S> {
 
     fn make_end(&self, broadcast: &Broadcast, owner: Owner, reason: Reason, time: Timestamp) -> End {
         let uid = broadcast.metadata.uid.clone().unwrap_or_default();
-        End { key: Key::of(broadcast), uid, owner, reason, time }
+        let until = self.0.identity.windows.awaited(broadcast, reason, time);
+        End { key: Key::of(broadcast), uid, owner, reason, time, until }
     }
 
     async fn end_durably(&self, end: End, mut known: Option<Box<Broadcast>>) {
@@ -361,11 +410,17 @@ impl<S: Store> Claims<S> {
             return Ok(());
         };
         let (owner, reason, time) = (end.owner, end.reason, end.time);
-        let input = match how {
-            Leftovers::Close => Input::Close { owner, reason, time },
-            Leftovers::End => Input::End { owner, reason, time },
+        let until = end.until.filter(|until| Timestamp::now() < *until);
+        let input = match (until, how) {
+            (Some(until), _) => Input::Park { owner, away: Away { since: time, until, reason } },
+            (None, Leftovers::Close) => Input::Close { owner, reason, time },
+            (None, Leftovers::End) => Input::End { owner, reason, time },
         };
         match ledger::commit(&self.0.store, &known, &input).await? {
+            Committed::Done(_) if until.is_some() => {
+                self.0.metrics.session_parked(reason);
+                info!(broadcast = %end.key, session = owner.ordinal, reason = reason.as_str(), "session.parked");
+            }
             Committed::Done(_) => {
                 self.0.metrics.session_ended(reason);
                 info!(broadcast = %end.key, session = owner.ordinal, reason = reason.as_str(), "session.ended");
@@ -423,8 +478,13 @@ impl<S: Store> Claims<S> {
 
     fn release(&self, key: &Key) {
         self.begin_settling(key);
-        self.state().held.remove(key);
+        self.free(key);
         self.0.metrics.session_over();
+    }
+
+    fn free(&self, key: &Key) {
+        self.state().held.remove(key);
+        self.0.freed.notify_waiters();
     }
 
     fn begin_settling(&self, key: &Key) {
@@ -531,7 +591,7 @@ impl<S: Store> Drop for Attempt<'_, S> {
             return;
         }
         self.claims.begin_settling(&self.key);
-        self.claims.state().held.remove(&self.key);
+        self.claims.free(&self.key);
         let claims = self.claims.clone();
         let (key, uid, claim_id) = (self.key.clone(), self.uid.clone(), self.claim_id.clone());
         self.claims.0.tasks.spawn(async move { claims.settle_claim(key, uid, claim_id).await });

@@ -59,7 +59,13 @@ pub struct NodeArgs {
     #[arg(long, env = "TALLYLIGHT_PUBLISHER_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 20,
           value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub publisher_timeout_seconds: u32,
-    /// Longest time from SIGTERM to exit; sessions are ended in it
+    /// How long a session waits for a publisher that lost its connection or its node; 0 ends it at once. The operator sets it
+    /// from the pool's reconnectWindowSeconds
+    #[arg(long, env = "TALLYLIGHT_RECONNECT_WINDOW_SECONDS", value_name = "SECONDS", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    pub reconnect_window_seconds: u32,
+    /// Longest time from SIGTERM to exit. Without a reconnect window publishers may go on for most of it; with one they are sent
+    /// to other nodes. Standalone stops at once, and takes it for slow peers only
     #[arg(long, env = "TALLYLIGHT_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 20,
           value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub drain_seconds: u32,
@@ -175,6 +181,12 @@ impl NodeArgs {
     #[must_use]
     pub fn publisher_timeout(&self) -> Duration {
         Duration::from_secs(self.publisher_timeout_seconds.into())
+    }
+
+    /// [`reconnect_window_seconds`](Self::reconnect_window_seconds) as a duration.
+    #[must_use]
+    pub fn reconnect_window(&self) -> Duration {
+        Duration::from_secs(self.reconnect_window_seconds.into())
     }
 
     /// [`drain_seconds`](Self::drain_seconds) as a duration.

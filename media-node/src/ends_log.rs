@@ -22,6 +22,9 @@ pub(crate) struct End {
     pub(crate) owner: Owner,
     pub(crate) reason: Reason,
     pub(crate) time: Timestamp,
+    /// Until when the publisher is awaited: before that the session is not ended, but left to whoever has it next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<Timestamp>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -144,6 +147,7 @@ mod tests {
             owner: Owner { ordinal, epoch: 3 },
             reason: Reason::PublisherLost,
             time: "2026-01-02T03:04:05Z".parse().unwrap(),
+            until: (uid == "a").then(|| "2026-01-02T03:05:05Z".parse().unwrap()),
         }
     }
 

@@ -3,14 +3,15 @@
 use std::{
     collections::HashMap,
     collections::hash_map::Entry,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use media_core::{Packet, fanout};
 use tallylight_crds::StreamId;
 use tokio::sync::Notify;
-
-use crate::relay::Attached;
 
 /// Streams with a publisher here. Clones share the map.
 #[derive(Clone, Debug, Default)]
@@ -30,11 +31,16 @@ pub struct Name {
     pub id: StreamId,
 }
 
-/// One publisher's packets, and how its readers are woken.
+/// A stream's packets, from wherever they come, and how its readers are woken.
 #[derive(Debug)]
 pub struct Stream {
     fanout: fanout::Fanout,
     more: Notify,
+    /// Whether they come from a publisher of this node.
+    published: AtomicBool,
+    viewers: AtomicUsize,
+    /// A viewer has left.
+    left: Notify,
 }
 
 /// A publisher's place in the hub; given back when it is dropped, and then its readers see the end.
@@ -43,6 +49,7 @@ pub struct Place {
     hub: Hub,
     name: Name,
     stream: Arc<Stream>,
+    handed_over: bool,
 }
 
 /// A viewer of a stream.
@@ -51,7 +58,6 @@ pub struct Viewer {
     hub: Hub,
     pub stream: Arc<Stream>,
     pub packets: fanout::Subscriber,
-    _relay: Option<Attached>,
 }
 
 impl Hub {
@@ -59,37 +65,35 @@ impl Hub {
     #[must_use]
     pub fn publish(&self, name: Name) -> Option<Place> {
         let stream = Arc::new(Stream::new());
+        stream.published.store(true, Ordering::Release);
         match self.streams().entry(name.clone()) {
             Entry::Occupied(_) => return None,
             Entry::Vacant(entry) => entry.insert(Arc::clone(&stream)),
         };
         self.0.publishers.fetch_add(1, Ordering::Relaxed);
-        Some(Place { hub: self.clone(), name, stream })
+        Some(Place { hub: self.clone(), name, stream, handed_over: false })
     }
 
     /// Joins a stream as a viewer; `None` when it has no publisher here.
     #[must_use]
     pub fn view(&self, name: &Name) -> Option<Viewer> {
-        let (stream, packets) = self.subscribe(name)?;
-        Some(self.viewer(stream, packets, None))
+        let stream = Arc::clone(self.streams().get(name)?);
+        Some(self.viewer_of(stream))
     }
 
     /// Reads a stream without being a viewer; `None` when it has no publisher here.
     pub(crate) fn subscribe(&self, name: &Name) -> Option<(Arc<Stream>, fanout::Subscriber)> {
         let stream = Arc::clone(self.streams().get(name)?);
-        let packets = stream.fanout.subscribe();
+        let packets = stream.subscribe();
         Some((stream, packets))
     }
 
-    /// Adds a viewer of a stream that is here through another node.
-    pub(crate) fn viewer_of(&self, stream: Arc<Stream>, relay: Attached) -> Viewer {
+    /// Adds a viewer of a stream.
+    pub(crate) fn viewer_of(&self, stream: Arc<Stream>) -> Viewer {
         let packets = stream.fanout.subscribe();
-        self.viewer(stream, packets, Some(relay))
-    }
-
-    fn viewer(&self, stream: Arc<Stream>, packets: fanout::Subscriber, _relay: Option<Attached>) -> Viewer {
         self.0.viewers.fetch_add(1, Ordering::Relaxed);
-        Viewer { hub: self.clone(), stream, packets, _relay }
+        stream.viewers.fetch_add(1, Ordering::AcqRel);
+        Viewer { hub: self.clone(), stream, packets }
     }
 
     /// Whether the stream has a publisher here.
@@ -126,26 +130,59 @@ impl Place {
     pub fn name(&self) -> &Name {
         &self.name
     }
+
+    /// The stream itself.
+    pub(crate) fn stream(&self) -> &Arc<Stream> {
+        &self.stream
+    }
+
+    /// Gives the place back, but leaves the stream to its viewers: somebody else feeds it from now on.
+    pub(crate) fn hand_over(mut self) {
+        self.handed_over = true;
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.hub.streams().remove(&self.name);
         self.hub.0.publishers.fetch_sub(1, Ordering::Relaxed);
-        self.stream.end();
+        self.stream.published.store(false, Ordering::Release);
+        if self.handed_over {
+            self.stream.more.notify_waiters();
+        } else {
+            self.stream.end();
+        }
     }
 }
 
 impl Drop for Viewer {
     fn drop(&mut self) {
         self.hub.0.viewers.fetch_sub(1, Ordering::Relaxed);
+        self.stream.viewers.fetch_sub(1, Ordering::AcqRel);
+        self.stream.left.notify_one();
     }
 }
 
 impl Stream {
     /// Makes a stream without packets.
     pub(crate) fn new() -> Self {
-        Self { fanout: fanout::Fanout::new(fanout::Limits::default()), more: Notify::new() }
+        Self {
+            fanout: fanout::Fanout::new(fanout::Limits::default()),
+            more: Notify::new(),
+            published: AtomicBool::new(false),
+            viewers: AtomicUsize::new(0),
+            left: Notify::new(),
+        }
+    }
+
+    /// Whether its packets come from a publisher of this node, and no longer do once that has left.
+    pub(crate) fn is_published(&self) -> bool {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Reads it without being a viewer.
+    pub(crate) fn subscribe(&self) -> fanout::Subscriber {
+        self.fanout.subscribe()
     }
 
     /// Hands a packet to all readers.
@@ -160,9 +197,14 @@ impl Stream {
         self.more.notify_waiters();
     }
 
-    /// Readers at present.
-    pub(crate) fn readers(&self) -> usize {
-        self.fanout.subscribers()
+    /// Viewers at present.
+    pub(crate) fn viewers(&self) -> usize {
+        self.viewers.load(Ordering::Acquire)
+    }
+
+    /// Is notified when a viewer leaves. One waits.
+    pub(crate) fn left(&self) -> &Notify {
+        &self.left
     }
 
     /// Is notified of each packet and of the end.

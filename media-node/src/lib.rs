@@ -6,6 +6,7 @@ pub mod cli;
 mod config;
 pub mod connection;
 mod data_dir;
+mod drain;
 mod ends_log;
 mod http;
 pub mod hub;

@@ -77,6 +77,20 @@ pub enum EndReason {
     NodeLost,
 }
 
+impl From<tallylight_crds::Reason> for EndReason {
+    fn from(reason: tallylight_crds::Reason) -> Self {
+        use tallylight_crds::Reason;
+        match reason {
+            Reason::PublisherClosed => Self::PublisherClosed,
+            Reason::PublisherLost => Self::PublisherLost,
+            Reason::PublisherTimeout => Self::PublisherTimeout,
+            Reason::Stopped => Self::Stopped,
+            Reason::NodeShutdown => Self::NodeShutdown,
+            Reason::NodeLost => Self::NodeLost,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReasonLabel {
     reason: RefusalReason,
@@ -115,6 +129,8 @@ type Gauge64 = Gauge<i64, AtomicI64>;
 pub struct Metrics {
     sessions_started: Counter,
     sessions_ended: Family<EndLabel, Counter>,
+    sessions_parked: Family<EndLabel, Counter>,
+    sessions_resumed: Counter,
     sessions_open: Gauge64,
     publishers: Family<ProtocolLabel, Gauge64>,
     viewers: Family<ProtocolLabel, Gauge64>,
@@ -138,6 +154,8 @@ impl Metrics {
         let metrics = Self {
             sessions_started: Counter::default(),
             sessions_ended: Family::default(),
+            sessions_parked: Family::default(),
+            sessions_resumed: Counter::default(),
             sessions_open: Gauge64::default(),
             publishers: Family::default(),
             viewers: Family::default(),
@@ -158,6 +176,16 @@ impl Metrics {
     fn register(&self, r: &mut Registry) {
         r.register("sessions_started", "Sessions that were claimed", self.sessions_started.clone());
         r.register("sessions_ended", "Sessions that ended here, by reason", self.sessions_ended.clone());
+        r.register(
+            "sessions_parked",
+            "Sessions that wait for a publisher that left, by the reason",
+            self.sessions_parked.clone(),
+        );
+        r.register(
+            "sessions_resumed",
+            "Sessions that were claimed by a publisher that came back",
+            self.sessions_resumed.clone(),
+        );
         r.register("sessions_open", "Sessions on air", self.sessions_open.clone());
         r.register("publishers", "Connections that publish", self.publishers.clone());
         r.register("viewers", "Connections that play", self.viewers.clone());
@@ -236,16 +264,17 @@ impl Metrics {
     }
 
     pub fn session_ended(&self, reason: tallylight_crds::Reason) {
-        use tallylight_crds::Reason;
-        let reason = match reason {
-            Reason::PublisherClosed => EndReason::PublisherClosed,
-            Reason::PublisherLost => EndReason::PublisherLost,
-            Reason::PublisherTimeout => EndReason::PublisherTimeout,
-            Reason::Stopped => EndReason::Stopped,
-            Reason::NodeShutdown => EndReason::NodeShutdown,
-            Reason::NodeLost => EndReason::NodeLost,
-        };
-        self.sessions_ended.get_or_create(&EndLabel { reason }).inc();
+        self.sessions_ended.get_or_create(&EndLabel { reason: reason.into() }).inc();
+    }
+
+    /// Counts a session that waits for its publisher.
+    pub fn session_parked(&self, reason: tallylight_crds::Reason) {
+        self.sessions_parked.get_or_create(&EndLabel { reason: reason.into() }).inc();
+    }
+
+    /// Counts a session that goes on.
+    pub fn session_resumed(&self) {
+        self.sessions_resumed.inc();
     }
 
     pub fn store_error(&self) {

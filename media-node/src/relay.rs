@@ -16,7 +16,7 @@ use ledger::Store;
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, Semaphore, watch},
+    sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,7 +25,7 @@ use tracing::info;
 use crate::{
     admission::Apps,
     cli::RunArgs,
-    hub::{Hub, Name, Stream, Viewer},
+    hub::{self, Hub, Name, Stream, Viewer},
     listener,
     metrics::RefusalReason,
     server::Node,
@@ -124,19 +124,13 @@ impl Socket {
             pullers: server::Pullers::default(),
         };
         tasks.spawn(server.run(self.listener, tasks.clone()));
-        let inner = Inner {
-            place,
-            key,
-            hub: node.hub.clone(),
-            apps: node.admission.apps().clone(),
-            metrics,
-            shutdown: node.shutdown.clone(),
-            tasks: tasks.clone(),
-            relayed: Mutex::default(),
-            look_ups: Semaphore::new(MAX_LOOK_UPS),
-        };
-        node.relays = Some(Relays(Arc::new(inner)));
+        node.relays = Some(Relays::new(node, place, Some(key), metrics, tasks));
     }
+}
+
+/// Lets viewers of a node that relays nothing wait for publishers that are away and come back to it.
+pub(crate) fn serve_alone<S: Store>(node: &mut Node<S>, place: Place<S>, metrics: Metrics, tasks: &TaskTracker) {
+    node.relays = Some(Relays::new(node, place, None, metrics, tasks));
 }
 
 /// Where a node looks Broadcasts up, and who it is there.
@@ -160,7 +154,8 @@ impl<S> Clone for Relays<S> {
 #[derive(Debug)]
 struct Inner<S> {
     place: Place<S>,
-    key: Arc<PoolKey>,
+    /// None on a node that has no others.
+    key: Option<Arc<PoolKey>>,
     hub: Hub,
     apps: Apps,
     metrics: Metrics,
@@ -176,8 +171,6 @@ struct Relayed {
     name: Name,
     stream: Arc<Stream>,
     state: watch::Sender<State>,
-    /// A viewer has left.
-    left: Notify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,22 +181,58 @@ enum State {
     Over(RefusalReason),
 }
 
-/// A viewer's hold on a relayed stream. Dropped after its cursor.
-#[derive(Debug)]
-pub struct Attached(Arc<Relayed>);
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        self.0.left.notify_one();
-    }
-}
-
 impl<S: Store> Relays<S> {
+    fn new(node: &Node<S>, place: Place<S>, key: Option<Arc<PoolKey>>, metrics: Metrics, tasks: &TaskTracker) -> Self {
+        let inner = Inner {
+            place,
+            key,
+            hub: node.hub.clone(),
+            apps: node.admission.apps().clone(),
+            metrics,
+            shutdown: node.shutdown.clone(),
+            tasks: tasks.clone(),
+            relayed: Mutex::default(),
+            look_ups: Semaphore::new(MAX_LOOK_UPS),
+        };
+        Self(Arc::new(inner))
+    }
+
+    /// Takes over the viewers of a publisher that left and is awaited: they get the stream from wherever it goes on. Without
+    /// viewers there is nothing to do.
+    pub(crate) fn adopt(&self, place: hub::Place) {
+        let stream = Arc::clone(place.stream());
+        let mut all = self.relayed();
+        let full = all.len() >= MAX_RELAYS;
+        match all.entry(place.name().clone()) {
+            // who watched the stream when it came here goes on to watch it there
+            Entry::Occupied(_) => {}
+            Entry::Vacant(entry) if stream.viewers() > 0 && !full => {
+                let name = place.name().clone();
+                let relayed = Arc::new(Relayed { name, stream, state: watch::Sender::new(State::Flowing) });
+                entry.insert(Arc::clone(&relayed));
+                self.0.tasks.spawn(self.clone().run(relayed));
+                place.hand_over();
+            }
+            Entry::Vacant(_) => {}
+        }
+    }
+
+    /// Joins a stream that flows here through another node, or did until its publisher came to this one: those who watch it so
+    /// stay together, whatever its publisher does next.
+    pub(crate) fn flowing(&self, name: &Name) -> Option<Viewer> {
+        let all = self.relayed();
+        let relayed = all.get(name).filter(|relayed| *relayed.state.borrow() == State::Flowing)?;
+        Some(self.0.hub.viewer_of(Arc::clone(&relayed.stream)))
+    }
+
     /// Joins a stream that has its publisher on another node.
     ///
     /// # Errors
     /// When it is live nowhere, or could not be pulled within 5 s.
     pub async fn view(&self, name: &Name) -> Result<Viewer, RefusalReason> {
+        if self.0.key.is_none() {
+            return Err(RefusalReason::NotLive); // not here, and there are no others
+        }
         let (viewer, mut state) = self.join(name)?;
         let known = timeout(START, state.wait_for(|state| *state != State::Looking)).await;
         match known {
@@ -239,7 +268,6 @@ impl<S: Store> Relays<S> {
                     name: name.clone(),
                     stream: Arc::new(Stream::new()),
                     state: watch::Sender::new(State::Looking),
-                    left: Notify::new(),
                 });
                 entry.insert(Arc::clone(&relayed));
                 self.0.tasks.spawn(self.clone().run(Arc::clone(&relayed)));
@@ -247,7 +275,7 @@ impl<S: Store> Relays<S> {
             }
         };
         // under the lock: a stream is given up only without viewers
-        let viewer = self.0.hub.viewer_of(Arc::clone(&relayed.stream), Attached(Arc::clone(&relayed)));
+        let viewer = self.0.hub.viewer_of(Arc::clone(&relayed.stream));
         drop(all);
         let state = relayed.state.subscribe();
         Ok((viewer, state))
@@ -276,13 +304,13 @@ impl<S: Store> Relays<S> {
     /// Returns when nobody has watched for a while; then nobody joins any more.
     async fn deserted(&self, relayed: &Arc<Relayed>) {
         loop {
-            if relayed.stream.readers() > 0 {
-                relayed.left.notified().await;
+            if relayed.stream.viewers() > 0 {
+                relayed.stream.left().notified().await;
                 continue;
             }
             sleep(LINGER).await;
             let mut all = self.relayed();
-            if relayed.stream.readers() == 0 {
+            if relayed.stream.viewers() == 0 {
                 all.remove(&relayed.name);
                 return;
             }

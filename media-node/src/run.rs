@@ -19,9 +19,10 @@ use tracing::{info, warn};
 
 use crate::{
     admission::Apps,
-    claim::{Claims, Identity, Leftovers},
+    claim::{Claims, Identity, Leftovers, Windows},
     cli::RunArgs,
     data_dir::DataDir,
+    drain::drain,
     http::{self, Readiness},
     lease, listener,
     metrics::Metrics,
@@ -53,6 +54,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         namespace: namespace.clone(),
         node: args.node_name.clone(),
         address: relay.as_ref().map(|relay| relay.advertised().to_owned()),
+        windows: Windows::new(args.node.reconnect_window()),
     };
     let (claims, recovery) = Claims::open(store.clone(), identity, data_dir.path(), metrics.clone())
         .context("failed to open the ends log")?;
@@ -90,9 +92,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     apps.set(BTreeMap::from([(args.node.app.clone(), args.pool.clone())]));
     let place = relay::Place { store: store.clone(), namespace: namespace.clone(), node: args.node_name.clone() };
     let mut node = Node::new(store, namespace, apps, claims.clone(), metrics, &args.node, shutdown.clone());
-    if let Some(relay) = relay {
-        relay.serve(&mut node, place, relay_metrics, &connections);
+    match relay {
+        Some(relay) => relay.serve(&mut node, place, relay_metrics, &connections),
+        None => relay::serve_alone(&mut node, place, relay_metrics, &connections),
     }
+    let draining = node.draining.clone();
     media.serve(&Arc::new(node), &connections);
     info!(rtmp = %addresses.rtmp, http = %addresses.http, node = args.node_name, pool = args.pool, "serving");
     if let Some(file) = &args.node.ready_file {
@@ -104,6 +108,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let deadline = Instant::now() + args.node.drain();
     info!("shutting down");
     readiness.set(false);
+    drain(&claims, &draining, args.node.reconnect_window(), deadline).await;
     stop_media(&shutdown, &connections, &claims, deadline).await;
     end.cancel();
     background.close();

@@ -38,6 +38,8 @@ pub struct Node<S> {
     /// Streams of other nodes; none without a relay.
     pub relays: Option<Relays<S>>,
     pub publisher_timeout: Duration,
+    /// Cancelled when the node takes no more publishers; its viewers stay.
+    pub draining: CancellationToken,
     /// Cancelled when the node begins to shut down.
     pub shutdown: CancellationToken,
 }
@@ -57,7 +59,19 @@ impl<S: Store> Node<S> {
         let hub = Hub::default();
         let admission = Admission::new(store, namespace, apps, hub.clone(), claims.clone(), metrics.clone());
         let publisher_timeout = args.publisher_timeout();
-        Self { admission, claims, hub, metrics, pending: Pending::default(), relays: None, publisher_timeout, shutdown }
+        // a node that shuts down drains
+        let draining = shutdown.child_token();
+        Self {
+            admission,
+            claims,
+            hub,
+            metrics,
+            pending: Pending::default(),
+            relays: None,
+            publisher_timeout,
+            draining,
+            shutdown,
+        }
     }
 }
 

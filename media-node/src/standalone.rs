@@ -11,12 +11,13 @@ use tracing::{info, warn};
 
 use crate::{
     admission::Apps,
-    claim::{Claims, Identity, Leftovers},
+    claim::{Claims, Identity, Leftovers, Windows},
     cli::StandaloneArgs,
     data_dir::DataDir,
     http::{self, Readiness},
     listener,
     metrics::Metrics,
+    relay,
     run::{stop_media, stop_signal},
     server::{self, Node, Sockets},
 };
@@ -52,8 +53,11 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     let addresses = sockets.addresses()?;
     let mut registry = Registry::with_prefix("tallylight");
     let metrics = Metrics::new(&mut registry);
+    let relay_metrics = relay::Metrics::new(&mut registry);
     let store = SqliteStore::open(&data_dir.path().join("ledger.sqlite")).context("failed to open the ledger")?;
-    let identity = Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned(), address: None };
+    let windows = Windows::new(args.node.reconnect_window());
+    let identity =
+        Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned(), address: None, windows: windows.clone() };
     let (claims, recovery) = Claims::open(store.clone(), identity, data_dir.path(), metrics.clone())
         .context("failed to open the ends log")?;
     if stop.run_until_cancelled(recovery.run(Leftovers::Close)).await.is_none() {
@@ -61,7 +65,7 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     }
 
     let apps = Apps::default();
-    let catalog = Catalog::new(store.clone(), apps.clone(), catalog::Flags::new(&args)?);
+    let catalog = Catalog::new(store.clone(), apps.clone(), windows, catalog::Flags::new(&args)?);
     let authorities =
         args.hook_ca_file.as_deref().map(std::fs::read).transpose().context("failed to read --hook-ca-file")?;
     let client =
@@ -87,8 +91,10 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     let rest = rest_api::routes(&args, store.clone(), catalog, &addresses)?;
     let routes = http::routes(registry, readiness.clone()).merge(rest);
     background.spawn(http::serve(http_listener, routes, end.clone()));
-    let node =
+    let mut node =
         Node::new(store.clone(), NAMESPACE.to_owned(), apps, claims.clone(), metrics, &args.node, shutdown.clone());
+    let place = relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
+    relay::serve_alone(&mut node, place, relay_metrics, &connections);
     media.serve(&Arc::new(node), &connections);
     readiness.set(true);
     info!(rtmp = %addresses.rtmp, http = %addresses.http, "serving");

@@ -17,7 +17,7 @@ use rtmp::{
 use tallylight_crds::{Admission, MediaPool, MediaPoolSpec, Reason, StreamId};
 use tallylight_media_node::{
     admission::Apps,
-    claim::{Claims, Identity, Leftovers},
+    claim::{Claims, Identity, Leftovers, Windows},
     cli::NodeArgs,
     listener,
     metrics::{Metrics, Protocol},
@@ -60,6 +60,7 @@ fn key() -> PoolKey {
 struct Pool {
     store: SqliteStore,
     folder: TempDir,
+    window: Duration,
 }
 
 impl Pool {
@@ -70,7 +71,12 @@ impl Pool {
         let mut pool = MediaPool::new("default", spec);
         pool.metadata.namespace = Some("default".into());
         store.set_pools([pool]);
-        Self { store, folder }
+        Self { store, folder, window: Duration::ZERO }
+    }
+
+    /// One that waits for publishers that are lost.
+    fn that_waits() -> Self {
+        Self { window: Duration::from_secs(60), ..Self::new() }
     }
 
     async fn node(&self, name: &str) -> Member {
@@ -83,7 +89,7 @@ impl Pool {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let look_ups = Weathered::new(self.store.clone());
-        let start = Member::start(name.to_owned(), folder, look_ups.clone(), self.store.clone(), address);
+        let start = Member::start(name.to_owned(), folder, look_ups.clone(), self.store.clone(), address, self.window);
         let (rtmp, relay, registry, shutdown) = runtime.spawn(start).await.unwrap();
         Member { runtime: Some(runtime), look_ups, rtmp, relay, registry, shutdown }
     }
@@ -140,6 +146,7 @@ impl Member {
         look_ups: Weathered,
         sqlite: SqliteStore,
         reached_at: Option<SocketAddr>,
+        window: Duration,
     ) -> (SocketAddr, SocketAddr, Arc<Registry>, CancellationToken) {
         let store = Weathered::new(sqlite.clone());
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -148,7 +155,8 @@ impl Member {
         let socket = relay::Socket::new(listener::bind(loopback).unwrap(), key(), "127.0.0.1").unwrap();
         let (namespace, relay) = ("default".to_owned(), socket.address());
         let address = Some(reached_at.map_or_else(|| socket.advertised().to_owned(), |address| address.to_string()));
-        let identity = Identity { namespace: namespace.clone(), node: name.clone(), address };
+        let identity =
+            Identity { namespace: namespace.clone(), node: name.clone(), address, windows: Windows::new(window) };
         let (claims, recovery) = Claims::open(store.clone(), identity, &folder, metrics.clone()).unwrap();
         recovery.run(Leftovers::Close).await;
         let apps = Apps::default();
@@ -448,9 +456,51 @@ async fn viewers_stay_when_the_stream_moves_to_their_own_node() {
     publisher.send(Kind::Video, 40, FRAME).await;
     viewer.sees(&[(time + 40, FRAME)]).await;
     let mut newcomer = b.play().await.unwrap();
-    newcomer.sees(&START).await;
+    newcomer.sees(&[(time, VIDEO_HEADER), (time, KEYFRAME), (time + 40, FRAME)]).await;
     publisher.finish().await;
     viewer.ends().await;
+}
+
+#[tokio::test]
+async fn viewers_stay_at_the_node_that_their_publisher_has_left() {
+    let pool = Pool::that_waits();
+    let (a, b) = (pool.node("a").await, pool.node("b").await);
+    let publisher = a.publish().await;
+    a.is_on_air().await;
+    let mut here = a.play().await.unwrap();
+    here.sees(&START).await;
+    let mut there = b.play().await.unwrap();
+    there.sees(&START).await;
+
+    drop(publisher);
+    a.metric_becomes("tallylight_node_sessions_parked_total{reason=\"PublisherLost\"}", |parked| parked == 1).await;
+    let mut publisher = b.publish().await;
+    b.is_on_air().await;
+    publisher.send(Kind::Video, 40, FRAME).await;
+
+    for viewer in [&mut here, &mut there] {
+        let (time, payload) = viewer.message().await;
+        assert!(payload == KEYFRAME && time >= 20, "time goes on: {time}");
+        viewer.sees(&[(time + 40, FRAME)]).await;
+    }
+    // and back
+    drop(publisher);
+    b.metric_becomes("tallylight_node_sessions_parked_total{reason=\"PublisherLost\"}", |parked| parked == 1).await;
+    let mut publisher = a.publish().await;
+    a.metric_becomes("tallylight_node_sessions_resumed_total", |resumed| resumed == 1).await;
+    for viewer in [&mut here, &mut there] {
+        let (time, payload) = viewer.message().await;
+        assert!(payload == KEYFRAME && time >= 60, "time goes on: {time}");
+    }
+    publisher.send(Kind::Video, 40, FRAME).await;
+    publisher.finish().await;
+    for viewer in [&mut here, &mut there] {
+        assert_eq!(viewer.message().await.1, FRAME);
+        viewer.ends().await;
+    }
+    let broadcast = pool.store.get(&studio()).await.unwrap();
+    let hooks = broadcast.map(|broadcast| broadcast.status_or_default().hooks);
+    assert!(hooks.is_none_or(|hooks| hooks.last_sequence == 2), "one start and one end");
 }
 
 #[tokio::test]

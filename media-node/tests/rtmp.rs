@@ -24,7 +24,7 @@ use tallylight_crds::{
 };
 use tallylight_media_node::{
     admission::Apps,
-    claim::{Claims, Identity, Leftovers},
+    claim::{Claims, Identity, Leftovers, Windows},
     cli::NodeArgs,
     listener,
     metrics::{Metrics, Protocol},
@@ -72,7 +72,12 @@ impl Rig {
         store.set_pools([pool]);
         let mut registry = Registry::with_prefix("tallylight");
         let metrics = Metrics::new(&mut registry);
-        let identity = Identity { namespace: "default".into(), node: "node-1".into(), address: None };
+        let identity = Identity {
+            namespace: "default".into(),
+            node: "node-1".into(),
+            address: None,
+            windows: Windows::new(Duration::ZERO),
+        };
         let (claims, recovery) = Claims::open(store.clone(), identity, folder.path(), metrics.clone()).unwrap();
         recovery.run(Leftovers::Close).await;
         let apps = Apps::default();

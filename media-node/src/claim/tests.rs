@@ -79,10 +79,15 @@ struct Rig {
     store: Weathered,
     claims: Claims<Weathered>,
     control: (mpsc::Sender<Control>, mpsc::Receiver<Control>),
+    window: Duration,
 }
 
 impl Rig {
     async fn new() -> Self {
+        Self::with_window(Duration::ZERO).await
+    }
+
+    async fn with_window(window: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Weathered {
             store: SqliteStore::open(&folder.path().join("ledger.sqlite")).unwrap(),
@@ -93,9 +98,9 @@ impl Rig {
             Broadcast::new("studio", BroadcastSpec { pool: "default".into(), ..BroadcastSpec::default() });
         broadcast.metadata.namespace = Some("default".into());
         store.create(&broadcast).await.unwrap();
-        let (claims, recovery) = open(&store, &folder);
+        let (claims, recovery) = open(&store, &folder, window);
         recovery.run(Leftovers::Close).await;
-        Self { folder, store, claims, control: mpsc::channel(1) }
+        Self { folder, store, claims, control: mpsc::channel(1), window }
     }
 
     fn weather(&self, weather: Weather) {
@@ -124,7 +129,7 @@ impl Rig {
 
     /// Another life of the same node over the same disk.
     fn restart(&mut self) -> Recovery<Weathered> {
-        let (claims, recovery) = open(&self.store, &self.folder);
+        let (claims, recovery) = open(&self.store, &self.folder, self.window);
         self.claims = claims;
         recovery
     }
@@ -139,8 +144,9 @@ impl Rig {
     }
 }
 
-fn open(store: &Weathered, folder: &TempDir) -> (Claims<Weathered>, Recovery<Weathered>) {
-    let identity = Identity { namespace: "default".into(), node: "node-1".into(), address: None };
+fn open(store: &Weathered, folder: &TempDir, window: Duration) -> (Claims<Weathered>, Recovery<Weathered>) {
+    let identity =
+        Identity { namespace: "default".into(), node: "node-1".into(), address: None, windows: Windows::new(window) };
     let metrics = Metrics::new(&mut Registry::default());
     Claims::open(store.clone(), identity, folder.path(), metrics).unwrap()
 }
@@ -176,7 +182,12 @@ async fn a_session_is_claimed_once_and_ended_once() {
 impl Rig {
     async fn claim_by_another(&self) -> Denied {
         let folder = tempfile::tempdir().unwrap();
-        let identity = Identity { namespace: "default".into(), node: "node-2".into(), address: None };
+        let identity = Identity {
+            namespace: "default".into(),
+            node: "node-2".into(),
+            address: None,
+            windows: Windows::new(Duration::ZERO),
+        };
         let metrics = Metrics::new(&mut Registry::default());
         let (claims, _) = Claims::open(self.store.clone(), identity, folder.path(), metrics).unwrap();
         let known = self.read().await;
@@ -352,4 +363,98 @@ async fn a_close_that_is_seen_before_the_claims_answer_is_not_missed() {
     rig.claims.hold(&Key::of(&closed), owner);
 
     assert_eq!(rig.control.1.try_recv(), Ok(Control::Fenced));
+}
+
+const WINDOW: Duration = Duration::from_secs(60);
+
+impl Rig {
+    async fn session(&self) -> tallylight_crds::Session {
+        self.read().await.status_or_default().session
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+#[tokio::test]
+async fn a_publisher_that_was_lost_goes_on_with_its_session_and_one_that_closed_has_its_end() {
+    let rig = Rig::with_window(WINDOW).await;
+    let session = rig.claim().await.unwrap();
+    let left = Rig::now();
+
+    assert_eq!(rig.claims.end(session, Reason::PublisherLost, left), Farewell::Parked);
+    rig.settled().await;
+    let away = rig.session().await.away.unwrap();
+    assert_eq!((away.since, away.until, away.reason), (left, left + WINDOW, Reason::PublisherLost));
+    let back = rig.claim().await.unwrap();
+    assert_eq!((back.owner, rig.session().await.away), (Owner { ordinal: 1, epoch: 3 }, None));
+    assert_eq!(rig.claims.end(back, Reason::PublisherClosed, Rig::now()), Farewell::Ended);
+    rig.settled().await;
+
+    assert_eq!(rig.events().await, ["started", "ended PublisherClosed"]);
+}
+
+#[tokio::test]
+async fn a_publisher_that_leaves_while_the_store_is_away_left_when_it_left() {
+    let mut rig = Rig::with_window(WINDOW).await;
+    let session = rig.claim().await.unwrap();
+    let left = Rig::now();
+    rig.weather(Weather::Down);
+    rig.claims.end(session, Reason::NodeShutdown, left);
+    within(async {
+        while rig.ends_log().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    let recovery = rig.restart();
+    rig.weather(Weather::Fine);
+    within(recovery.run(Leftovers::End)).await;
+
+    assert_eq!(rig.session().await.away.map(|away| (away.since, away.reason)), Some((left, Reason::NodeShutdown)));
+    assert_eq!((rig.events().await, rig.ends_log().as_str()), (vec!["started".to_owned()], ""));
+}
+
+#[tokio::test]
+async fn a_publisher_whose_time_has_passed_before_the_store_hears_of_it_has_its_end() {
+    let rig = Rig::with_window(WINDOW).await;
+    let session = rig.claim().await.unwrap();
+
+    rig.claims.end(session, Reason::PublisherTimeout, Rig::now() - WINDOW);
+    rig.settled().await;
+
+    assert_eq!(rig.events().await, ["started", "ended PublisherTimeout"]);
+}
+
+#[tokio::test]
+async fn sessions_of_a_killed_life_wait_for_their_publishers() {
+    for how in [Leftovers::Close, Leftovers::End] {
+        let mut rig = Rig::with_window(WINDOW).await;
+        std::mem::forget(rig.claim().await.unwrap());
+
+        within(rig.restart().run(how)).await;
+        within(rig.restart().run(how)).await;
+
+        assert_eq!(rig.session().await.away.map(|away| away.reason), Some(Reason::NodeLost));
+        assert!(rig.claim().await.is_ok());
+        assert_eq!(rig.events().await, ["started"]);
+    }
+}
+
+#[tokio::test]
+async fn a_publisher_that_still_feeds_takes_back_the_session_that_others_thought_it_had_left() {
+    let mut rig = Rig::with_window(WINDOW).await;
+    let session = rig.claim().await.unwrap();
+    let (open, since) = (rig.read().await, Rig::now());
+    let away = Away { since, until: since + WINDOW, reason: Reason::NodeLost };
+    ledger::commit(&rig.store, &open, &Input::Park { owner: session.owner, away }).await.unwrap();
+
+    rig.claims.observe(&rig.read().await);
+
+    assert_eq!(rig.control.1.try_recv(), Ok(Control::Fenced));
+    rig.claims.forget(session);
+    assert_eq!(rig.claim().await.unwrap().owner, Owner { ordinal: 1, epoch: 3 });
+    assert_eq!(rig.events().await, ["started"]);
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use ledger::Store;
+use ledger::{Key, Store};
 use media_core::broadcast::{Action, Cause, Denied, Input, Leave, Lifecycle, Timeouts};
 use rtmp::{
     Message,
@@ -17,17 +17,18 @@ use rtmp::{
 use tallylight_crds::{Broadcast, Protocol, Reason};
 use tokio::{
     sync::mpsc,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::{debug, info};
 
 use crate::{
     admission::{self, Admission, Admitted},
-    claim::{Claims, Control, OnAir},
+    claim::{Claims, Control, Farewell, OnAir},
     connection::{Closed, Connection, Looked, Watched},
     hub::{Hub, Place},
     metrics::{ConnectionState, Metrics, RefusalReason},
+    relay::Relays,
     server::Node,
     socket::Io,
 };
@@ -43,6 +44,9 @@ const FEW_PUBLISHERS: usize = 100;
 const PACE: Duration = Duration::from_millis(80);
 /// Most reads of one look. They hold a keyframe of a megabyte; what is left waits in the socket for the next look.
 const READS: usize = 16;
+/// How long the connection of a publisher that is to come back elsewhere is kept until the store knows. Without an answer it is
+/// let go all the same, and refused until there is one.
+const PARKING: Duration = Duration::from_secs(2);
 
 /// Serves a publish command from its admission to its end. Returns the connection when the publisher ended the stream in due
 /// form and may ask for another.
@@ -59,9 +63,10 @@ pub async fn publish<S: Store, I: Io>(
     // as long as it is not admitted it may lose its place to newer ones
     let waiting = node.pending.enter(&node.metrics, connection.protocol);
     let admitted = tokio::select! {
-        admitted = node.admission.admit(asked) => admitted,
+        biased;
+        () = node.draining.cancelled() => Err(RefusalReason::ShuttingDown),
         () = waiting.evicted() => Err(RefusalReason::TooManyPending),
-        () = node.shutdown.cancelled() => Err(RefusalReason::ShuttingDown),
+        admitted = node.admission.admit(asked) => admitted,
     };
     drop(waiting);
     match admitted {
@@ -118,6 +123,8 @@ struct Publisher<I, S> {
     session: Option<OnAir>,
     control: (mpsc::Sender<Control>, mpsc::Receiver<Control>),
     hub: Hub,
+    relays: Option<Relays<S>>,
+    farewell: Farewell,
     metrics: Metrics,
     shutdown: tokio_util::sync::CancellationToken,
     watched: Watched,
@@ -153,6 +160,8 @@ impl<I: Io, S: Store> Publisher<I, S> {
             session: None,
             control: mpsc::channel(1),
             hub: node.hub.clone(),
+            relays: node.relays.clone(),
+            farewell: Farewell::Ended,
             metrics: node.metrics.clone(),
             shutdown: node.shutdown.clone(),
             watched: Watched::Yes,
@@ -184,6 +193,7 @@ impl<I: Io, S: Store> Publisher<I, S> {
                 Woken::Answered(answer) => self.claimed(answer),
                 Woken::Controlled(Control::Fenced) => self.input(Input::Fenced),
                 Woken::Controlled(Control::Stopped) => self.input(Input::Stopped),
+                Woken::Controlled(Control::Leave) => self.input(Input::Left(Cause::Shutdown)),
                 Woken::Timer => self.input(Input::Tick),
                 Woken::Shutdown => {
                     stopping = true;
@@ -351,7 +361,7 @@ impl<I: Io, S: Store> Publisher<I, S> {
                 Cause::Timeout => Reason::PublisherTimeout,
                 Cause::Shutdown => Reason::NodeShutdown,
             };
-            self.claims.end(session, reason, Timestamp::now());
+            self.farewell = self.claims.end(session, reason, Timestamp::now());
         }
         if self.open {
             self.connection.session().reject(Refusal::Unavailable);
@@ -385,9 +395,16 @@ impl<I: Io, S: Store> Publisher<I, S> {
     }
 
     async fn finish(self) -> Option<Connection<I>> {
-        let Self { mut connection, place, in_due_form, .. } = self;
-        // viewers see the end now, not after the farewell
-        drop(place);
+        let Self { mut connection, place, in_due_form, relays, farewell, claims, broadcast, .. } = self;
+        match relays.filter(|_| farewell == Farewell::Parked) {
+            Some(relays) => relays.adopt(place),
+            // viewers see the end now, not after the farewell
+            None => drop(place),
+        }
+        if farewell == Farewell::Parked {
+            // it comes back as soon as it is let go, and must not find its own session in the way
+            let _durable = timeout(PARKING, claims.settled(&Key::of(&broadcast))).await;
+        }
         if let Err(closed) = connection.set_watched(Watched::Yes) {
             debug!(peer = %connection.peer, error = &closed as &dyn std::error::Error, "no farewell");
             return None;

@@ -75,7 +75,8 @@ async fn find<S: Store>(request: &Request, node: &Node<S>) -> Result<Viewer, Ref
     }
     let id = StreamId::parse(&request.id).map_err(|_invalid| RefusalReason::UnknownStream)?;
     let name = Name { app: request.app.clone(), id };
-    if let Some(viewer) = node.hub.view(&name) {
+    let flowing = node.relays.as_ref().and_then(|relays| relays.flowing(&name));
+    if let Some(viewer) = flowing.or_else(|| node.hub.view(&name)) {
         return Ok(viewer);
     }
     let relays = node.relays.as_ref().ok_or(RefusalReason::NotLive)?;

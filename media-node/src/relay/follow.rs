@@ -11,7 +11,7 @@ use media_core::{
     splice::{Source, Splice},
     wire::Record,
 };
-use tallylight_crds::{Broadcast, BroadcastState, SessionState};
+use tallylight_crds::{Broadcast, SessionState};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -44,6 +44,8 @@ enum Found {
     Elsewhere(Session, String),
     /// On air on this node.
     Here(Session),
+    /// Its publisher is away, and awaited: until the store says otherwise, the stream goes on.
+    Away,
     /// The store does not say, or its address is none.
     Unknown,
 }
@@ -54,8 +56,6 @@ struct Session {
     uid: String,
     owner: Owner,
     node: String,
-    /// The store expects the publisher back: until it says otherwise, the stream goes on.
-    reconnecting: bool,
 }
 
 impl Session {
@@ -70,9 +70,9 @@ struct Attempts(u32);
 
 impl Attempts {
     /// The pause before the next one; `None` when there were enough.
-    fn next(&mut self, reconnecting: bool) -> Option<Duration> {
+    fn next(&mut self) -> Option<Duration> {
         if self.0 >= ATTEMPTS {
-            return reconnecting.then_some(LONGEST_PAUSE);
+            return None;
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << self.0.min(16)).min(LONGEST_PAUSE);
         self.0 += 1;
@@ -88,7 +88,22 @@ struct Feed<'a> {
     newest: Option<Instant>,
 }
 
-impl Feed<'_> {
+impl<'a> Feed<'a> {
+    /// Begins where the stream is: its viewers may have had a publisher of this node.
+    fn of(stream: &'a Stream) -> Self {
+        let mut feed = Self { stream, splice: Splice::default(), session: None, newest: None };
+        let (mut packets, mut items) = (stream.subscribe(), Vec::new());
+        feed.splice.begin(Source::Other, Duration::ZERO);
+        while packets.read(BATCH, &mut items) == Read::Some {
+            for item in items.drain(..) {
+                let Packet { track, role, payload, .. } = &*item.packet;
+                let _known = feed.splice.place(Packet::new(*track, item.time, *role, payload.clone()));
+                feed.newest = Some(Instant::now());
+            }
+        }
+        feed
+    }
+
     fn begin(&mut self, session: &Session) {
         let same = self.session.as_ref().is_some_and(|before| before.is(session));
         let gap = self.newest.map_or(Duration::ZERO, |newest| newest.elapsed());
@@ -107,21 +122,27 @@ impl Feed<'_> {
 impl<S: Store> Relays<S> {
     /// Feeds the stream until there is no more of it; says why then.
     pub(super) async fn follow(&self, relayed: &Relayed) -> RefusalReason {
-        let mut feed = Feed { stream: &relayed.stream, splice: Splice::default(), session: None, newest: None };
-        let mut attempts = Attempts::default();
+        let mut feed = Feed::of(&relayed.stream);
+        let (mut attempts, mut waits) = (Attempts::default(), Attempts::default());
         loop {
-            let (flowed, reconnecting) = match self.look_up(relayed).await {
+            let flowed = match self.look_up(relayed).await {
                 Found::Nowhere => return RefusalReason::NotLive,
-                Found::Elsewhere(session, address) => {
-                    (self.pull(relayed, &session, &address, &mut feed).await, session.reconnecting)
+                Found::Elsewhere(session, address) => self.pull(relayed, &session, &address, &mut feed).await,
+                Found::Here(session) => self.copy(relayed, &session, &mut feed).await,
+                Found::Unknown => Duration::ZERO,
+                Found::Away => {
+                    attempts = Attempts::default();
+                    sleep(waits.next().unwrap_or(LONGEST_PAUSE)).await;
+                    continue;
                 }
-                Found::Here(session) => (self.copy(relayed, &session, &mut feed).await, session.reconnecting),
-                Found::Unknown => (Duration::ZERO, false),
             };
+            if !flowed.is_zero() {
+                waits = Attempts::default();
+            }
             if flowed >= STEADY {
                 attempts = Attempts::default();
             }
-            match attempts.next(reconnecting) {
+            match attempts.next() {
                 Some(pause) => sleep(pause).await,
                 None => {
                     warn!(app = relayed.name.app, stream = %relayed.name.id, "a stream that is on air could not be pulled");
@@ -151,17 +172,19 @@ impl<S: Store> Relays<S> {
     }
 
     fn judge(&self, relayed: &Relayed, broadcast: &Broadcast) -> Found {
-        let status = broadcast.status_or_default();
-        let session = status.session;
+        let session = broadcast.status_or_default().session;
         let ours = self.0.apps.pool(&relayed.name.app).as_ref() == Some(&broadcast.spec.pool);
         if !ours || !broadcast.carries(&relayed.name.id) || session.state != SessionState::Open {
             return Found::Nowhere;
+        }
+        if session.away.is_some() {
+            return Found::Away;
         }
         let owner = Owner::of(&session);
         let (Some(uid), Some(node)) = (broadcast.metadata.uid.clone(), session.node) else {
             return Found::Unknown;
         };
-        let found = Session { uid, owner, node, reconnecting: status.state == BroadcastState::Reconnecting };
+        let found = Session { uid, owner, node };
         if found.node == self.0.place.node {
             return Found::Here(found);
         }
@@ -173,6 +196,7 @@ impl<S: Store> Relays<S> {
 
     /// Takes the packets of another node until they end; says for how long they came.
     async fn pull(&self, relayed: &Relayed, session: &Session, address: &str, feed: &mut Feed<'_>) -> Duration {
+        let Some(key) = &self.0.key else { return Duration::ZERO }; // it came back to another node of a pool without a key
         let _counted = self.0.metrics.pulling();
         let grant = Grant {
             uid: session.uid.clone(),
@@ -181,7 +205,7 @@ impl<S: Store> Relays<S> {
             expires: Timestamp::now().as_second() + LIFETIME_SECONDS,
         };
         let (name, from) = (&relayed.name, &session.node);
-        let mut pull = match Pull::open(address, name, &self.0.key.sign(&grant), &self.0.metrics).await {
+        let mut pull = match Pull::open(address, name, &key.sign(&grant), &self.0.metrics).await {
             Ok(pull) => pull,
             Err(error) => {
                 self.0.metrics.failed(error.failure());
@@ -221,6 +245,7 @@ impl<S: Store> Relays<S> {
             let source = Arc::clone(&stream);
             let mut more = std::pin::pin!(source.more().notified());
             more.as_mut().enable();
+            let is_published = source.is_published();
             match packets.read(BATCH, &mut items) {
                 Read::Some => {
                     for item in items.drain(..) {
@@ -228,8 +253,8 @@ impl<S: Store> Relays<S> {
                         feed.push(Packet::new(*track, item.time, *role, payload.clone()));
                     }
                 }
-                Read::UpToDate => more.await,
-                Read::Ended => return started.elapsed(),
+                Read::UpToDate if is_published => more.await,
+                Read::UpToDate | Read::Ended => return started.elapsed(),
             }
         }
     }
@@ -246,14 +271,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_is_looked_for_40_s_and_longer_only_while_its_publisher_is_expected_back() {
+    fn a_stream_is_looked_for_40_s() {
         let mut attempts = Attempts::default();
-        let pauses: Vec<_> = std::iter::from_fn(|| attempts.next(false)).collect();
+        let pauses: Vec<_> = std::iter::from_fn(|| attempts.next()).collect();
 
         assert_eq!(pauses.len(), 24);
         assert_eq!(pauses.first(), Some(&FIRST_PAUSE));
         assert!(pauses.iter().sum::<Duration>() > Duration::from_secs(36));
         assert!(pauses.iter().sum::<Duration>() < Duration::from_secs(44));
-        assert_eq!(attempts.next(true), Some(LONGEST_PAUSE));
     }
 }

@@ -262,13 +262,17 @@ impl Feed {
         let stream = Arc::clone(&self.stream);
         let mut more = pin!(stream.more().notified());
         let mut read = self.read(output);
+        let mut is_published = true;
         if read == Read::UpToDate {
             // first in line for the next packet, then a last look
             more.as_mut().enable();
+            is_published = stream.is_published();
             read = self.read(output);
         }
         match read {
             Read::Some => {}
+            // what others feed it with then, they get from there themselves
+            Read::UpToDate if !is_published => self.end(output),
             Read::Ended => self.end(output),
             Read::UpToDate => tokio::select! {
                 () = more => {}

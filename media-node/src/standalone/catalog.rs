@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -18,7 +19,7 @@ use webhook::{
 };
 
 use super::NAMESPACE;
-use crate::{admission::Apps, cli::StandaloneArgs};
+use crate::{admission::Apps, claim::Windows, cli::StandaloneArgs};
 
 /// Name of the pool that the flags make.
 pub(super) const DEFAULT_POOL: &str = "default";
@@ -28,6 +29,7 @@ pub(super) const DEFAULT_POOL: &str = "default";
 pub(super) struct Catalog {
     store: SqliteStore,
     apps: Apps,
+    windows: Windows,
     flags: Arc<Flags>,
     content: Arc<RwLock<Content>>,
 }
@@ -68,8 +70,12 @@ impl Flags {
     /// # Errors
     /// When a flag cannot be used.
     pub(super) fn new(args: &StandaloneArgs) -> anyhow::Result<Self> {
-        let spec =
-            MediaPoolSpec { app: args.node.app.clone(), admission: args.admission.into(), ..MediaPoolSpec::default() };
+        let spec = MediaPoolSpec {
+            app: args.node.app.clone(),
+            admission: args.admission.into(),
+            reconnect_window_seconds: i32::try_from(args.node.reconnect_window_seconds)?,
+            ..MediaPoolSpec::default()
+        };
         let mut pool = MediaPool::new(DEFAULT_POOL, spec);
         pool.metadata.namespace = Some(NAMESPACE.to_owned());
         let mut flags = Self::from(pool);
@@ -95,8 +101,8 @@ impl Flags {
 
 impl Catalog {
     /// Begins with what the flags say.
-    pub(super) fn new(store: SqliteStore, apps: Apps, flags: impl Into<Flags>) -> Self {
-        let catalog = Self { store, apps, flags: Arc::new(flags.into()), content: Arc::default() };
+    pub(super) fn new(store: SqliteStore, apps: Apps, windows: Windows, flags: impl Into<Flags>) -> Self {
+        let catalog = Self { store, apps, windows, flags: Arc::new(flags.into()), content: Arc::default() };
         catalog.set(Vec::new(), BTreeMap::new());
         catalog
     }
@@ -117,6 +123,9 @@ impl Catalog {
             apps.insert(pool.spec.app.clone(), name.clone());
             by_name.insert(name, pool);
         }
+        let window = |pool: &MediaPool| u64::try_from(pool.spec.reconnect_window_seconds).unwrap_or_default();
+        let windows = by_name.iter().map(|(name, pool)| (name.clone(), Duration::from_secs(window(pool))));
+        self.windows.set(windows.collect());
         self.store.set_pools(by_name.values().cloned());
         self.apps.set(apps);
         *self.content.write().unwrap_or_else(PoisonError::into_inner) = Content { pools: by_name, secrets };
@@ -178,7 +187,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("ledger.sqlite")).unwrap();
         let apps = Apps::default();
-        (Catalog::new(store, apps.clone(), pool(DEFAULT_POOL, "LiveApp")), apps, folder)
+        (Catalog::new(store, apps.clone(), Windows::new(Duration::ZERO), pool(DEFAULT_POOL, "LiveApp")), apps, folder)
     }
 
     #[test]
@@ -208,7 +217,7 @@ mod tests {
         let store = SqliteStore::open(&folder.path().join("ledger.sqlite")).unwrap();
         let mut flags = Flags::from(pool(DEFAULT_POOL, "LiveApp"));
         flags.set_url(URL).unwrap();
-        let catalog = Catalog::new(store, Apps::default(), flags);
+        let catalog = Catalog::new(store, Apps::default(), Windows::new(Duration::ZERO), flags);
         catalog.set(Vec::new(), BTreeMap::new());
         let mut broadcast = Broadcast::new("studio", BroadcastSpec::default());
         broadcast.spec.pool = DEFAULT_POOL.into();

@@ -1,11 +1,15 @@
 //! Follows the ledger: tells publishers what others do to their sessions, hands events to the dispatcher, and brings
 //! Broadcasts that are deleted or done to their end. It is to a standalone server what the operator is to a cluster.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use ledger::{
-    Change, Error, Input, Key, SqliteStore, Store,
+    Change, Error, Input, Key, Owner, SqliteStore, Store,
     disposal::{self, Disposal},
 };
 use tallylight_crds::{Broadcast, Reason};
@@ -15,7 +19,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 use webhook::Dispatcher;
 
 use super::catalog::Catalog;
@@ -66,7 +70,7 @@ impl Follower {
     }
 
     async fn follow(&self) {
-        let mut disposals = JoinSet::new();
+        let (mut disposals, mut away) = (JoinSet::new(), HashMap::new());
         loop {
             let mut changes = self.store.subscribe();
             // asked before the list: what is not in the list then is gone
@@ -75,8 +79,9 @@ impl Follower {
                 Ok(all) => {
                     let there: HashSet<Key> = all.iter().map(Key::of).collect();
                     held.iter().filter(|key| !there.contains(key)).for_each(|gone| self.claims.observe_gone(gone));
+                    away.clear();
                     for broadcast in all {
-                        self.applied(&Arc::new(broadcast), &mut disposals);
+                        self.applied(&Arc::new(broadcast), &mut disposals, &mut away);
                     }
                 }
                 Err(error) => {
@@ -86,9 +91,19 @@ impl Follower {
                 }
             }
             loop {
-                match changes.recv().await {
-                    Ok(Change::Applied(broadcast)) => self.applied(&broadcast, &mut disposals),
+                let change = tokio::select! {
+                    change = changes.recv() => change,
+                    overdue = overdue(&away) => {
+                        if let Some(broadcast) = away.remove(&overdue) {
+                            disposals.spawn(expire(self.store.clone(), broadcast, Arc::clone(&self.disposing)));
+                        }
+                        continue;
+                    }
+                };
+                match change {
+                    Ok(Change::Applied(broadcast)) => self.applied(&broadcast, &mut disposals, &mut away),
                     Ok(Change::Deleted { key, uid }) => {
+                        away.remove(&key);
                         self.claims.observe_gone(&key);
                         self.dispatcher.forget(&uid);
                     }
@@ -100,7 +115,12 @@ impl Follower {
         }
     }
 
-    fn applied(&self, broadcast: &Arc<Broadcast>, disposals: &mut JoinSet<()>) {
+    fn applied(&self, broadcast: &Arc<Broadcast>, disposals: &mut JoinSet<()>, away: &mut Away) {
+        let key = Key::of(broadcast);
+        match broadcast.status_or_default().session.away {
+            Some(_) => away.insert(key, Arc::clone(broadcast)),
+            None => away.remove(&key),
+        };
         self.claims.observe(broadcast);
         self.dispatcher.observe(broadcast);
         while disposals.try_join_next().is_some() {}
@@ -109,6 +129,40 @@ impl Follower {
             // beside this loop: an event must not wait for the write that ends another Broadcast
             let disposal = dispose(self.store.clone(), next, Arc::clone(broadcast), Arc::clone(&self.disposing));
             disposals.spawn(disposal);
+        }
+    }
+}
+
+/// Broadcasts whose publisher is away.
+type Away = HashMap<Key, Arc<Broadcast>>;
+
+/// Waits until a publisher has not come back in time, and says whose.
+async fn overdue(away: &Away) -> Key {
+    let until = |broadcast: &Broadcast| broadcast.status_or_default().session.away.map(|away| away.until);
+    let Some((until, key)) = away.iter().filter_map(|(key, b)| Some((until(b)?, key))).min() else {
+        return std::future::pending().await;
+    };
+    // the clock may be set meanwhile
+    while let Ok(left) = Duration::try_from(until.duration_since(Timestamp::now()))
+        && !left.is_zero()
+    {
+        sleep(left).await;
+    }
+    key.clone()
+}
+
+/// Ends the session of a publisher that did not come back in time.
+async fn expire(store: SqliteStore, broadcast: Arc<Broadcast>, at_once: Arc<Semaphore>) {
+    let Ok(_permit) = at_once.acquire().await else { return }; // it is never closed
+    let session = broadcast.status_or_default().session;
+    let Some(away) = &session.away else { return };
+    let (owner, key) = (Owner::of(&session), Key::of(&broadcast));
+    let input = Input::Close { owner, reason: away.reason, time: away.since };
+    match ledger::commit(&store, &broadcast, &input).await {
+        Ok(_) => info!(broadcast = %key, session = owner.ordinal, reason = away.reason.as_str(), "session.expired"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(broadcast = %key, error, "failed to end an overdue session; its next change, or the next start, tries again");
         }
     }
 }
@@ -149,10 +203,12 @@ mod tests {
     use super::*;
     use crate::{
         admission::Apps,
-        claim::{Control, Identity, OnAir},
+        claim::{Control, Identity, OnAir, Windows},
         metrics::Metrics,
         standalone::NAMESPACE,
     };
+
+    const WINDOW: Duration = Duration::from_secs(1);
 
     /// A follower over a store, without a receiver: events are settled unsent.
     struct Rig {
@@ -168,13 +224,20 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let store = SqliteStore::open(&folder.path().join("ledger.sqlite")).unwrap();
             let mut registry = Registry::default();
-            let identity = Identity { namespace: NAMESPACE.into(), node: "node".into(), address: None };
+            let windows = Windows::new(WINDOW);
+            let identity =
+                Identity { namespace: NAMESPACE.into(), node: "node".into(), address: None, windows: windows.clone() };
             let metrics = Metrics::new(&mut registry);
             let (claims, _) = Claims::open(store.clone(), identity, folder.path(), metrics).unwrap();
-            let spec = MediaPoolSpec { app: "LiveApp".into(), admission: Admission::Open, ..Default::default() };
+            let spec = MediaPoolSpec {
+                app: "LiveApp".into(),
+                admission: Admission::Open,
+                reconnect_window_seconds: 1,
+                ..Default::default()
+            };
             let mut pool = MediaPool::new("default", spec);
             pool.metadata.namespace = Some(NAMESPACE.into());
-            let catalog = Catalog::new(store.clone(), Apps::default(), pool);
+            let catalog = Catalog::new(store.clone(), Apps::default(), windows, pool);
             let client = webhook::http::Client::new(&[]).unwrap();
             let dispatcher =
                 Dispatcher::new(store.clone(), catalog, client, webhook::Options::default(), &mut registry);
@@ -211,6 +274,18 @@ mod tests {
         rig.claims.end(session, Reason::PublisherClosed, Timestamp::now());
 
         rig.gone().await;
+    }
+
+    #[tokio::test]
+    async fn a_publisher_that_stays_away_has_its_end_when_its_time_has_passed() {
+        let rig = Rig::new();
+        let session = rig.on_air(true).await;
+        let left = Timestamp::now();
+        rig.claims.end(session, Reason::PublisherLost, left);
+
+        rig.gone().await; // as it is when its end is settled
+
+        assert!(Timestamp::now() >= left + WINDOW);
     }
 
     #[tokio::test]
