@@ -22,24 +22,24 @@ use tests::{
 use crate::standalone::{SOON, come_back};
 
 /// A Lease lasts 15 s; then come the operator and a busy machine.
-const LEASE_EXPIRED: Duration = Duration::from_secs(90);
+pub(crate) const LEASE_EXPIRED: Duration = Duration::from_secs(90);
 
-struct Cluster {
+pub(crate) struct Cluster {
     // Dropped in this order: who writes goes first.
-    node: Service,
-    operator: Service,
-    receiver: Receiver,
-    tenant: Tenant,
-    folder: TempDir,
+    pub(crate) node: Service,
+    pub(crate) operator: Service,
+    pub(crate) receiver: Receiver,
+    pub(crate) tenant: Tenant,
+    pub(crate) folder: TempDir,
 }
 
 impl Cluster {
-    async fn new(name: &str, pool: Value) -> Result<Self> {
+    pub(crate) async fn new(name: &str, pool: Value) -> Result<Self> {
         Self::on(install::tenant(name).await?, name, pool).await
     }
 
     /// On a control plane of the test's own, that it may stop.
-    async fn alone(name: &str, pool: Value) -> Result<Self> {
+    pub(crate) async fn alone(name: &str, pool: Value) -> Result<Self> {
         // It lives until the process ends; the watchdog stops it then.
         let plane = Box::leak(Box::new(ControlPlane::start(Parts::ApiServer).await?));
         let (admin, namespace) = install::install(plane, name).await?;
@@ -56,36 +56,36 @@ impl Cluster {
     }
 
     /// Does what a kubelet does with an operator that has ended itself.
-    async fn restart_operator(&mut self) -> Result<()> {
+    pub(crate) async fn restart_operator(&mut self) -> Result<()> {
         let status = self.operator.process.wait(SOON).await?;
         anyhow::ensure!(!status.success(), "it lost its Lease, and did not end in good order");
         self.operator = operator(&self.tenant, &self.folder).await?;
         Ok(())
     }
 
-    async fn broadcast(&self, name: &str) -> Result<()> {
+    pub(crate) async fn broadcast(&self, name: &str) -> Result<()> {
         self.tenant.broadcast(name, &json!({"listenerHookURL": self.receiver.url("hook")})).await
     }
 
-    async fn ffmpeg(&self, stream: &str) -> Result<Publisher> {
+    pub(crate) async fn ffmpeg(&self, stream: &str) -> Result<Publisher> {
         let url = self.node.rtmp("LiveApp", stream)?;
         Publisher::ffmpeg(self.folder.path(), &format!("publisher-{stream}"), &url).await
     }
 }
 
 /// Prepares a media-node with the identity of its pod.
-async fn operator(tenant: &Tenant, folder: &TempDir) -> Result<Service> {
+pub(crate) async fn operator(tenant: &Tenant, folder: &TempDir) -> Result<Service> {
     let kubeconfig = tenant.operator_kubeconfig(folder.path()).await?;
     Launch::operator(folder.path(), &kubeconfig, &tenant.namespace).start().await
 }
 
-async fn node(tenant: &Tenant, folder: &TempDir, name: &str) -> Result<Launch> {
+pub(crate) async fn node(tenant: &Tenant, folder: &TempDir, name: &str) -> Result<Launch> {
     let credential = tenant.media_pod("live", name).await?;
     let kubeconfig: PathBuf = tenant.plane.kubeconfig(folder.path(), name, &credential, &tenant.namespace)?;
     Ok(Launch::media_node(folder.path(), &kubeconfig, &tenant.namespace, "live", name))
 }
 
-fn is(state: BroadcastState) -> impl Fn(&Broadcast) -> bool {
+pub(crate) fn is(state: BroadcastState) -> impl Fn(&Broadcast) -> bool {
     move |broadcast| broadcast.status_or_default().state == state
 }
 
@@ -244,24 +244,6 @@ async fn a_killed_node_ends_its_sessions_once_by_its_pod_or_by_its_lease() -> Re
     cluster.tenant.settled("by-lease", 2, SOON).await?;
     assert_eq!(cluster.receiver.requests().len(), 4, "one end each");
     cluster.receiver.check_promises()
-}
-
-#[tokio::test]
-async fn a_stopped_node_ends_its_sessions_before_it_exits() -> Result<()> {
-    let mut cluster = Cluster::new("drain", json!({})).await?;
-    cluster.broadcast("show").await?;
-    let _publisher = cluster.ffmpeg("show").await?;
-    cluster.receiver.wait_for(1, SOON).await?;
-
-    let status = cluster.node.process.stop(SOON).await?;
-
-    assert!(status.success(), "{status}");
-    let ended =
-        cluster.tenant.until("show", "to have ended", Duration::from_secs(1), is(BroadcastState::Ended)).await?;
-    assert_eq!(ended.status_or_default().session.epoch, 1, "by the node itself");
-    let requests = cluster.receiver.wait_for(2, SOON).await?;
-    assert_eq!(requests[1].field("reason").as_deref(), Some("NodeShutdown"));
-    Ok(())
 }
 
 #[tokio::test]

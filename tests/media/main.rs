@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
 
 mod cluster;
+mod drain;
 mod hostile;
 mod relay;
 mod standalone;
