@@ -38,7 +38,8 @@ fn again(record: Record) -> BytesMut {
     match record {
         Record::Packet(packet) => {
             let (track, time, role, payload) = (packet.track, packet.time, packet.role, packet.payload.clone());
-            wire::encode(&Item { packet: Arc::new(packet), time }, &mut output);
+            wire::encode_header(&Item { packet: Arc::new(packet), time }, &mut output);
+            output.extend_from_slice(&payload);
             let same = match wire::decode(&mut output.clone()) {
                 Ok(Some(Record::Packet(same))) => Some(same),
                 Ok(_) | Err(_) => None,

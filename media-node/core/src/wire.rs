@@ -53,10 +53,11 @@ pub enum Error {
     NoTimescale,
 }
 
-/// Appends the record of a packet, with the time that it is to have at the reader.
-pub fn encode(item: &Item, output: &mut BytesMut) {
+/// Appends all of a packet's record but its payload, which must follow; with the time that it is to have at the reader.
+/// A payload need not be copied then.
+pub fn encode_header(item: &Item, output: &mut BytesMut) {
     let Packet { track, role, payload, .. } = &*item.packet;
-    output.reserve(LENGTH + 2 + HEADER + payload.len());
+    output.reserve(LENGTH + 2 + HEADER);
     put_length(2 + HEADER + payload.len(), output);
     output.put_u8(PACKET);
     output.put_u8(HEADER as u8);
@@ -65,7 +66,6 @@ pub fn encode(item: &Item, output: &mut BytesMut) {
     output.put_u8(role_code(*role));
     output.put_i64(item.time.ticks());
     output.put_u32(item.time.timescale().ticks_per_second());
-    output.put_slice(payload);
 }
 
 /// Appends the record that says nothing but that the stream is there.
@@ -169,6 +169,11 @@ mod tests {
     fn item(track: Track, time: MediaTime, role: Role, payload: &[u8]) -> Item {
         let packet = Packet::new(track, MediaTime::new(0, Timescale::MILLIS), role, Bytes::copy_from_slice(payload));
         Item { packet: Arc::new(packet), time }
+    }
+
+    fn encode(item: &Item, output: &mut BytesMut) {
+        encode_header(item, output);
+        output.put_slice(&item.packet.payload);
     }
 
     fn keyframe() -> Item {

@@ -2,8 +2,9 @@
 //! records. A puller is a reader of the ring as any other: it starts at the latest keyframe, and skips when it lags.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
+    io::IoSlice,
     net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
@@ -15,7 +16,7 @@ use futures::stream;
 use http_body_util::{BodyExt, Empty, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
-    body::{Frame, Incoming},
+    body::{Buf, Frame, Incoming},
     header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -68,7 +69,7 @@ const WRITE_AHEAD: usize = 128 << 10;
 
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.tallylight.packets");
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+type Body = UnsyncBoxBody<Records, Infallible>;
 
 /// Where a stream is asked for.
 pub(super) fn path(name: &Name) -> Uri {
@@ -242,23 +243,23 @@ enum State {
 }
 
 impl Feed {
-    async fn next(mut self) -> Option<(Result<Frame<Bytes>, Infallible>, Self)> {
+    async fn next(mut self) -> Option<(Result<Frame<Records>, Infallible>, Self)> {
         // hyper asks when it has room, so an ask is progress
         self.progress.made();
         if self.state == State::Ended {
             return None;
         }
-        let mut output = BytesMut::new();
-        while output.is_empty() {
+        let mut output = Records::default();
+        while !output.has_remaining() {
             self.fill(&mut output).await;
         }
         self.progress.made();
-        self.sent.inc_by(output.len() as u64);
-        Some((Ok(Frame::data(output.freeze())), self))
+        self.sent.inc_by(output.remaining() as u64);
+        Some((Ok(Frame::data(output)), self))
     }
 
     /// Appends what is new, at once or when there is something; or, after a while, that nothing is.
-    async fn fill(&mut self, output: &mut BytesMut) {
+    async fn fill(&mut self, output: &mut Records) {
         let stream = Arc::clone(&self.stream);
         let mut more = pin!(stream.more().notified());
         let mut read = self.read(output);
@@ -277,15 +278,16 @@ impl Feed {
             Read::UpToDate => tokio::select! {
                 () = more => {}
                 () = self.shutdown.cancelled() => self.end(output),
-                () = sleep(HEARTBEAT) => wire::encode_silence(output),
+                () = sleep(HEARTBEAT) => output.push_with(wire::encode_silence),
             },
         }
     }
 
-    fn read(&mut self, output: &mut BytesMut) -> Read {
+    fn read(&mut self, output: &mut Records) -> Read {
         let read = self.packets.read(BATCH, &mut self.items);
         for item in self.items.drain(..) {
-            wire::encode(&item, output);
+            output.push_with(|bytes| wire::encode_header(&item, bytes));
+            output.push(item.packet.payload.clone());
         }
         let skipped = self.packets.take_skipped();
         if skipped > 0 {
@@ -294,9 +296,58 @@ impl Feed {
         read
     }
 
-    fn end(&mut self, output: &mut BytesMut) {
-        wire::encode_end(output);
+    fn end(&mut self, output: &mut Records) {
+        output.push_with(wire::encode_end);
         self.state = State::Ended;
+    }
+}
+
+/// Records on their way out. Payloads are those of the ring, so that a puller costs no copy of the stream.
+#[derive(Debug, Default)]
+struct Records {
+    parts: VecDeque<Bytes>,
+    remaining: usize,
+}
+
+impl Records {
+    fn push(&mut self, bytes: Bytes) {
+        self.remaining += bytes.len();
+        // a `Buf` has no empty chunks
+        self.parts.extend(Some(bytes).filter(|bytes| !bytes.is_empty()));
+    }
+
+    fn push_with(&mut self, encode: impl FnOnce(&mut BytesMut)) {
+        let mut bytes = BytesMut::new();
+        encode(&mut bytes);
+        self.push(bytes.freeze());
+    }
+}
+
+impl Buf for Records {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.parts.front().map_or(&[], |part| part)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let parts = slices.iter_mut().zip(&self.parts);
+        parts.map(|(slice, part)| *slice = IoSlice::new(part)).count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.remaining, "cannot advance past the end");
+        self.remaining -= count;
+        while let Some(part) = self.parts.front_mut().filter(|_| count > 0) {
+            let taken = count.min(part.len());
+            part.advance(taken);
+            count -= taken;
+            if part.is_empty() {
+                self.parts.pop_front();
+            }
+        }
     }
 }
 
@@ -379,6 +430,22 @@ mod tests {
         for other in ["/", "/relay/v2/LiveApp/a", "/relay/v1/LiveApp", "/relay/v1/LiveApp/", "/relay/v1/LiveApp/a/b"] {
             assert_eq!(name_of(&Uri::from_static(other)), None, "{other}");
         }
+    }
+
+    #[test]
+    fn records_are_sent_whole_however_they_are_taken() {
+        let mut records = Records::default();
+        records.push(Bytes::from_static(b"head"));
+        records.push(Bytes::new());
+        records.push_with(|bytes| bytes.extend_from_slice(b"payload"));
+        let mut slices = [IoSlice::new(&[]); 4];
+        assert_eq!(records.chunks_vectored(&mut slices), 2);
+        assert_eq!((&*slices[0], &*slices[1]), (&b"head"[..], &b"payload"[..]));
+
+        records.advance(6);
+        assert_eq!((records.remaining(), records.chunk()), (5, &b"yload"[..]));
+        assert_eq!(records.copy_to_bytes(5), &b"yload"[..]);
+        assert_eq!((records.remaining(), records.chunk()), (0, &b""[..]));
     }
 
     #[test]
