@@ -217,9 +217,15 @@ impl Member {
 
     /// Asks for the stream as a puller does; returns the connection, and the status line.
     async fn ask(&self, token: &str) -> (TcpStream, String) {
+        self.ask_with(&format!(
+            "Connection: upgrade\r\nUpgrade: tallylight-packets\r\nAuthorization: Bearer {token}\r\n"
+        ))
+        .await
+    }
+
+    async fn ask_with(&self, headers: &str) -> (TcpStream, String) {
         let mut socket = TcpStream::connect(self.relay).await.unwrap();
-        let request =
-            format!("GET /relay/v1/LiveApp/studio HTTP/1.1\r\nHost: owner\r\nAuthorization: Bearer {token}\r\n\r\n");
+        let request = format!("GET /relay/v1/LiveApp/studio HTTP/1.1\r\nHost: owner\r\n{headers}\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n") {
@@ -559,8 +565,10 @@ async fn only_a_fresh_token_of_the_pool_for_the_session_on_air_opens_a_stream() 
     for (token, expected) in refused {
         assert_eq!(a.ask(&token).await.1, expected);
     }
-    assert_eq!(a.ask(&key().sign(&grant)).await.1, "HTTP/1.1 200 OK");
-    for (reason, count) in [("WrongToken", 2), ("ExpiredToken", 1), ("OtherSession", 1)] {
+    assert_eq!(a.ask(&key().sign(&grant)).await.1, "HTTP/1.1 101 Switching Protocols");
+    let plain = format!("Authorization: Bearer {}\r\n", key().sign(&grant));
+    assert_eq!(a.ask_with(&plain).await.1, "HTTP/1.1 404 Not Found", "the connection must be for records");
+    for (reason, count) in [("UnknownPath", 1), ("WrongToken", 2), ("ExpiredToken", 1), ("OtherSession", 1)] {
         assert_eq!(a.metric(&format!("tallylight_relay_refusals_total{{reason=\"{reason}\"}}")), count, "{reason}");
     }
 }
@@ -593,7 +601,7 @@ async fn a_puller_that_lags_skips_and_the_publisher_goes_on() {
     let mut publisher = a.publish().await;
     a.is_on_air().await;
     let (mut socket, status) = a.ask(&key().sign(&pool.grant().await)).await;
-    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert_eq!(status, "HTTP/1.1 101 Switching Protocols");
 
     // more than any socket holds, in keyframes far from each other
     for frame in 1..=80 {

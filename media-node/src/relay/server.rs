@@ -1,25 +1,27 @@
-//! The owner's side: serves the streams that have a publisher here to the pool's other nodes, each as one HTTP response of
-//! records. A puller is a reader of the ring as any other: it starts at the latest keyframe, and skips when it lags.
+//! The owner's side: serves the streams that have a publisher here to the pool's other nodes. A puller asks by HTTP and gets
+//! the connection for records (`101 Switching Protocols`, RFC 9110 §7.8), which go out as a player's messages do: in
+//! vectored writes of what the ring holds. A puller is a reader of the ring as any other: it starts at the latest keyframe,
+//! and skips when it lags.
 
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
-    io::IoSlice,
+    io::{self, IoSlice},
     net::SocketAddr,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use futures::stream;
-use http_body_util::{BodyExt, Empty, StreamBody, combinators::UnsyncBoxBody};
+use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::Empty;
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
-    body::{Buf, Frame, Incoming},
-    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    body::Incoming,
+    header::{AUTHORIZATION, CONNECTION, HeaderValue, UPGRADE},
     server::conn::http1,
     service::service_fn,
+    upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
@@ -31,9 +33,10 @@ use media_core::{
 use prometheus_client::metrics::counter::Counter;
 use tallylight_crds::StreamId;
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
@@ -55,6 +58,8 @@ const MAX_PULLERS: usize = 64;
 
 /// Longest wait for a request.
 const REQUEST: Duration = Duration::from_secs(5);
+/// Longest time of a connection until it is refused or a puller's: a request, and the answer to it.
+const ANSWER: Duration = Duration::from_secs(8);
 /// Pause after which an owner with nothing to send says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A puller that takes nothing for this long is cut: it has missed three heartbeats.
@@ -64,12 +69,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// One read of the ring; also about what is held for a puller beside the kernel's buffer.
 const BATCH: Batch = Batch { packets: 256, bytes: 128 << 10 };
-/// What the HTTP library holds for a puller.
-const WRITE_AHEAD: usize = 128 << 10;
 
-const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.tallylight.packets");
+/// What the connection becomes; its version is the path's.
+pub(super) const PROTOCOL: HeaderValue = HeaderValue::from_static("tallylight-packets");
 
-type Body = UnsyncBoxBody<Records, Infallible>;
+type Body = Empty<Bytes>;
 
 /// Where a stream is asked for.
 pub(super) fn path(name: &Name) -> Uri {
@@ -131,55 +135,71 @@ impl<S: Store> Server<S> {
             debug!(%peer, %error, "the connection was gone at once");
             return;
         }
-        let progress = Progress::new();
-        let service = {
-            let (server, progress) = (Arc::clone(&self), progress.clone());
-            service_fn(move |request| {
-                let answer = server.answer(&request, peer, progress.clone());
-                async move { Ok::<_, Infallible>(answer) }
-            })
-        };
+        let granted = Arc::new(Mutex::new(None));
+        let service = service_fn(|request| {
+            let answer = self.answer(request, peer, &granted);
+            async move { Ok::<_, Infallible>(answer) }
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(REQUEST)
             .keep_alive(false)
-            .max_buf_size(WRITE_AHEAD)
-            .serve_connection(TokioIo::new(socket), service);
-        tokio::select! {
-            done = connection => if let Err(error) = done {
-                debug!(%peer, %error, "the connection of another node broke");
-            },
-            () = progress.stalled() => {
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades();
+        // a refusal is a few bytes, which the kernel takes
+        match timeout(ANSWER, connection).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return debug!(%peer, %error, "the connection of another node broke"),
+            Err(_elapsed) => return debug!(%peer, "another node did not take its answer in time"),
+        }
+        let granted = granted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Granted { upgrade, feed }) = granted else { return };
+        // the whole connection, and nothing that was read ahead: a puller says no more
+        let Some(socket) = upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>().ok())
+        else {
+            return;
+        };
+        match feed.run(socket.io.into_inner()).await {
+            Over::Ended => {}
+            Over::Gone => debug!(%peer, "a puller is gone"),
+            Over::Stalled => {
                 info!(%peer, "a puller takes nothing; it is cut");
                 self.metrics.refused(Refusal::Stalled);
             }
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>, peer: SocketAddr, progress: Progress) -> Response<Body> {
-        match self.admit(request) {
+    fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        peer: SocketAddr,
+        granted: &Mutex<Option<Granted>>,
+    ) -> Response<Body> {
+        let mut response = Response::new(Empty::new());
+        match self.admit(&request) {
             Ok((feed, node)) => {
                 debug!(%peer, node, "a node pulls a stream");
-                let feed = Feed { progress, ..feed };
-                let body = StreamBody::new(stream::unfold(feed, Feed::next)).boxed_unsync();
-                let mut response = Response::new(body);
-                response.headers_mut().insert(CONTENT_TYPE, MEDIA_TYPE);
-                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-                response
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                response.headers_mut().insert(UPGRADE, PROTOCOL);
+                let upgrade = hyper::upgrade::on(&mut request);
+                *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Granted { upgrade, feed });
             }
             Err(reason) => {
                 debug!(%peer, ?reason, "puller refused");
                 self.metrics.refused(reason);
-                let mut response = Response::new(Empty::new().boxed_unsync());
                 *response.status_mut() = status(reason);
-                response
             }
         }
+        response
     }
 
     /// The stream that a request asks for, and the node that asks.
     fn admit(&self, request: &Request<Incoming>) -> Result<(Feed, String), Refusal> {
         let name = name_of(request.uri()).filter(|_| request.method() == Method::GET).ok_or(Refusal::UnknownPath)?;
+        if request.headers().get(UPGRADE) != Some(&PROTOCOL) {
+            return Err(Refusal::UnknownPath);
+        }
         let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let grant =
             self.key.verify(token.unwrap_or_default(), Timestamp::now().as_second()).map_err(
@@ -200,8 +220,7 @@ impl<S: Store> Server<S> {
             stream,
             packets,
             items: Vec::new(),
-            state: State::Open,
-            progress: Progress::new(),
+            output: Records::default(),
             sent: self.metrics.bytes(Direction::Out),
             metrics: self.metrics.clone(),
             shutdown: self.shutdown.clone(),
@@ -221,13 +240,18 @@ fn status(reason: Refusal) -> StatusCode {
     }
 }
 
-/// A response's body: what a ring has, as records.
+/// A puller that was let in: its connection, once it is free of HTTP, and what is sent there.
+struct Granted {
+    upgrade: OnUpgrade,
+    feed: Feed,
+}
+
+/// What a ring has, as records.
 struct Feed {
     stream: Arc<Stream>,
     packets: Subscriber,
     items: Vec<Item>,
-    state: State,
-    progress: Progress,
+    output: Records,
     sent: Counter<u64, AtomicU64>,
     metrics: Metrics,
     shutdown: CancellationToken,
@@ -235,59 +259,63 @@ struct Feed {
     _counted: Counted,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
-    /// The end was said.
+/// Why a puller is served no longer.
+enum Over {
+    /// The stream, or the node.
     Ended,
+    /// It closed, or its connection broke.
+    Gone,
+    /// It takes nothing.
+    Stalled,
 }
 
 impl Feed {
-    async fn next(mut self) -> Option<(Result<Frame<Records>, Infallible>, Self)> {
-        // hyper asks when it has room, so an ask is progress
-        self.progress.made();
-        if self.state == State::Ended {
-            return None;
-        }
-        let mut output = Records::default();
-        while !output.has_remaining() {
-            self.fill(&mut output).await;
-        }
-        self.progress.made();
-        self.sent.inc_by(output.remaining() as u64);
-        Some((Ok(Frame::data(output)), self))
-    }
-
-    /// Appends what is new, at once or when there is something; or, after a while, that nothing is.
-    async fn fill(&mut self, output: &mut Records) {
+    async fn run(mut self, mut socket: TcpStream) -> Over {
+        let shutdown = self.shutdown.clone();
         let stream = Arc::clone(&self.stream);
-        let mut more = pin!(stream.more().notified());
-        let mut read = self.read(output);
-        let mut is_published = true;
-        if read == Read::UpToDate {
-            // first in line for the next packet, then a last look
-            more.as_mut().enable();
-            is_published = stream.is_published();
-            read = self.read(output);
-        }
-        match read {
-            Read::Some => {}
-            // what others feed it with then, they get from there themselves
-            Read::UpToDate if !is_published => self.end(output),
-            Read::Ended => self.end(output),
-            Read::UpToDate => tokio::select! {
-                () = more => {}
-                () = self.shutdown.cancelled() => self.end(output),
-                () = sleep(HEARTBEAT) => output.push_with(wire::encode_silence),
-            },
+        let mut stopped = pin!(shutdown.cancelled());
+        let mut heartbeat = pin!(sleep(HEARTBEAT));
+        let mut last_sent = Instant::now();
+        loop {
+            let mut more = pin!(stream.more().notified());
+            let mut read = self.read();
+            let mut is_published = true;
+            if read == Read::UpToDate {
+                // first in line for the next packet, then a last look
+                more.as_mut().enable();
+                is_published = stream.is_published();
+                read = self.read();
+            }
+            match read {
+                Read::Some => {}
+                // what others feed it with then, they get from there themselves
+                Read::UpToDate if !is_published => return self.end(&mut socket).await,
+                Read::Ended => return self.end(&mut socket).await,
+                Read::UpToDate => tokio::select! {
+                    () = more => continue,
+                    () = stopped.as_mut() => return self.end(&mut socket).await,
+                    () = gone(&socket) => return Over::Gone,
+                    () = heartbeat.as_mut() => {
+                        if last_sent.elapsed() >= HEARTBEAT {
+                            self.output.push_with(wire::encode_silence);
+                            last_sent = Instant::now();
+                        }
+                        heartbeat.as_mut().reset(last_sent + HEARTBEAT);
+                    }
+                },
+            }
+            if let Err(over) = self.write(&mut socket).await {
+                return over;
+            }
+            last_sent = Instant::now();
         }
     }
 
-    fn read(&mut self, output: &mut Records) -> Read {
+    fn read(&mut self) -> Read {
         let read = self.packets.read(BATCH, &mut self.items);
         for item in self.items.drain(..) {
-            output.push_with(|bytes| wire::encode_header(&item, bytes));
-            output.push(item.packet.payload.clone());
+            self.output.push_with(|bytes| wire::encode_header(&item, bytes));
+            self.output.push(item.packet.payload.clone());
         }
         let skipped = self.packets.take_skipped();
         if skipped > 0 {
@@ -296,9 +324,36 @@ impl Feed {
         read
     }
 
-    fn end(&mut self, output: &mut Records) {
-        output.push_with(wire::encode_end);
-        self.state = State::Ended;
+    /// Says that the stream is over.
+    async fn end(&mut self, socket: &mut TcpStream) -> Over {
+        self.output.push_with(wire::encode_end);
+        match self.write(socket).await {
+            // the kernel sends what it has; a puller that is gone needs no farewell
+            Ok(()) => socket.shutdown().await.map_or(Over::Gone, |()| Over::Ended),
+            Err(over) => over,
+        }
+    }
+
+    async fn write(&mut self, socket: &mut TcpStream) -> Result<(), Over> {
+        while self.output.has_remaining() {
+            match timeout(STALL, socket.write_buf(&mut self.output)).await {
+                Ok(Ok(written)) => _ = self.sent.inc_by(written as u64),
+                Ok(Err(_broken)) => return Err(Over::Gone),
+                Err(_elapsed) => return Err(Over::Stalled),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns when the puller closed its side, or says something, which none does.
+async fn gone(socket: &TcpStream) {
+    loop {
+        let readable = socket.readable().await;
+        match readable.and_then(|()| socket.try_read(&mut [0])) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 
@@ -347,31 +402,6 @@ impl Buf for Records {
             if part.is_empty() {
                 self.parts.pop_front();
             }
-        }
-    }
-}
-
-/// When a puller last took something. Clones share it.
-#[derive(Clone)]
-struct Progress(Arc<Mutex<Instant>>);
-
-impl Progress {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
-    }
-
-    fn made(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-
-    /// Returns when there was none for [`STALL`].
-    async fn stalled(&self) {
-        loop {
-            let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.elapsed() >= STALL {
-                return;
-            }
-            sleep_until(last + STALL).await;
         }
     }
 }
