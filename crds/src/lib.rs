@@ -39,6 +39,9 @@ pub const MEDIA_NODE_COMPONENT: &str = "media-node";
 pub const LIVE_LABEL: &str = "tallylight.dev/live";
 /// Label on pods that the operator makes: which state of the pool's spec they are made by.
 pub const REVISION_LABEL: &str = "tallylight.dev/revision";
+/// Annotation on pods that the operator makes: a number that grows with each pod of the pool, since creation times tell whole
+/// seconds only.
+pub const ORDER_ANNOTATION: &str = "tallylight.dev/order";
 /// Annotation of a media node's Lease: media that it sends, in whole Mbit/s.
 pub const MEGABITS_OUT_ANNOTATION: &str = "tallylight.dev/megabits-per-second-out";
 /// Annotation of a media node's Lease: CPU time that it uses, in percent of one core.

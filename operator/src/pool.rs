@@ -23,7 +23,7 @@ use kube::{
     },
 };
 use ledger::Key;
-use tallylight_crds::{MediaPool, POOL_LABEL};
+use tallylight_crds::{MediaPool, ORDER_ANNOTATION, POOL_LABEL};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -182,7 +182,9 @@ pub(crate) async fn run_pod_watch(watch: PodWatch, wakes: Wakes, health: Health,
 /// Keeps of a pod what plans are made of.
 fn prune(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
-    pod.metadata.annotations = None;
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.retain(|name, _| name == ORDER_ANNOTATION);
+    }
     if let Some(spec) = &mut pod.spec {
         spec.volumes = None;
         for container in &mut spec.containers {

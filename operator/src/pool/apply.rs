@@ -50,9 +50,9 @@ pub(super) async fn actions(
     for action in actions {
         match action {
             Action::Label { name, uid, sessions } => label(&pods, name, uid, *sessions).await?,
-            Action::Create { port, why } => {
+            Action::Create { port, order, why } => {
                 let suffix: String = Uuid::new_v4().simple().to_string().chars().take(build::SUFFIX).collect();
-                let pod = build::pod(pool, &suffix, *port);
+                let pod = build::pod(pool, &suffix, *order, *port);
                 let how = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
                 pods.create(&how, &pod).await.map_err(|source| Error::CreatePod { source })?;
                 memory.made(pod.name_any(), *port);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams, runtime::reflector::Store};
-use tallylight_crds::{LIVE_LABEL, POOL_LABEL, REVISION_LABEL, SessionState};
+use tallylight_crds::{LIVE_LABEL, ORDER_ANNOTATION, POOL_LABEL, REVISION_LABEL, SessionState};
 
 use super::{Context, Error, build, plan, plan::State, validate::ValidatedPool};
 use crate::{broadcast::Guarded, nodes::NodeKey};
@@ -46,7 +46,7 @@ fn view<'a>(pool: &ValidatedPool, pods: impl Iterator<Item = &'a Pod>, context: 
                 },
                 sessions: sessions.get(&node.name).copied().unwrap_or(0),
                 load: context.loads.of(&node),
-                created: pod.creation_timestamp().map_or(0, |time| time.0.as_second()),
+                order: order(pod),
                 port: host_port(pod),
                 labelled: if label(LIVE_LABEL).is_some() { plan::Sessions::Live } else { plan::Sessions::None },
                 name: node.name,
@@ -69,6 +69,11 @@ fn state(pod: &Pod, is_lost: bool) -> State {
         _ if is_ready => State::Ready,
         _ => State::Starting,
     }
+}
+
+/// One whose annotation is gone counts as the oldest.
+fn order(pod: &Pod) -> i64 {
+    pod.annotations().get(ORDER_ANNOTATION).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn host_port(pod: &Pod) -> Option<u16> {

@@ -66,8 +66,8 @@ pub(crate) struct Pod {
     /// Sessions on air, from the Broadcasts.
     pub(crate) sessions: u32,
     pub(crate) load: Load,
-    /// Seconds since 1970.
-    pub(crate) created: i64,
+    /// Grows with each pod of the pool: a creation time, which is in whole seconds, does not tell which pod is the younger.
+    pub(crate) order: i64,
     pub(crate) port: Option<u16>,
     /// Whether its label says that sessions are on air.
     pub(crate) labelled: Sessions,
@@ -119,6 +119,7 @@ pub(crate) enum Action {
     },
     Create {
         port: Option<u16>,
+        order: i64,
         why: Why,
     },
     /// Delete with the drain time as grace.
@@ -174,7 +175,8 @@ struct Known {
 /// Plans for the pods that there are. The same view plans the same again.
 pub(crate) fn plan(bounds: &Bounds, pods: &[Pod], memory: &mut Memory, now: Instant) -> Plan {
     memory.observe(pods, now);
-    let mut planner = Planner { bounds, pods, memory, now, taken: Vec::new(), plan: Plan::default() };
+    let next_order = pods.iter().map(|pod| pod.order).max().unwrap_or(0).saturating_add(1);
+    let mut planner = Planner { bounds, pods, memory, now, next_order, taken: Vec::new(), plan: Plan::default() };
     planner.label();
     planner.remove_failed();
     if planner.grow() || planner.replace() || planner.is_draining() {
@@ -236,7 +238,7 @@ impl Memory {
         }
         if self.last_port.is_none() {
             self.last_port =
-                pods.iter().filter(|pod| pod.port.is_some()).max_by_key(|pod| pod.created).and_then(|p| p.port);
+                pods.iter().filter(|pod| pod.port.is_some()).max_by_key(|pod| pod.order).and_then(|p| p.port);
         }
     }
 
@@ -267,6 +269,8 @@ struct Planner<'a> {
     pods: &'a [Pod],
     memory: &'a mut Memory,
     now: Instant,
+    /// Of the next pod that is made.
+    next_order: i64,
     /// Ports that this plan gives out.
     taken: Vec<u16>,
     plan: Plan,
@@ -320,7 +324,7 @@ impl<'a> Planner<'a> {
     /// Replaces outdated pods, one after another. Says whether there are any.
     fn replace(&mut self) -> bool {
         let outdated = || self.serving().filter(|pod| pod.revision == Revision::Outdated);
-        let order = |pod: &&Pod| (pod.state, pod.sessions, pod.created);
+        let order = |pod: &&Pod| (pod.state, pod.sessions, pod.order);
         let Some(next) = outdated().min_by_key(order) else { return false };
         if self.is_draining() {
             return true;
@@ -339,7 +343,7 @@ impl<'a> Planner<'a> {
     /// Stops an idle pod that is not needed.
     fn shrink(&mut self) {
         // What is not ready goes first, then the youngest.
-        let order = |pod: &&Pod| (pod.state, Reverse(pod.created));
+        let order = |pod: &&Pod| (pod.state, Reverse(pod.order));
         let idle = || self.serving().filter(|pod| pod.is_idle());
         if self.serving().count() > self.bounds.max {
             if let Some(pod) = idle().min_by_key(order) {
@@ -398,7 +402,9 @@ impl<'a> Planner<'a> {
             },
         };
         self.taken.extend(port);
-        self.plan.actions.push(Action::Create { port, why });
+        let order = self.next_order;
+        self.next_order = order.saturating_add(1);
+        self.plan.actions.push(Action::Create { port, order, why });
         true
     }
 

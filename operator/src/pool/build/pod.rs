@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, LocalObjectReference, Pod, P
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tallylight_crds::{
-    Exposure, MEDIA_SERVICE_ACCOUNT, POOL_SECRET_KEY, POOL_SECRET_PREFIX, PullPolicy, REVISION_LABEL,
+    Exposure, MEDIA_SERVICE_ACCOUNT, ORDER_ANNOTATION, POOL_SECRET_KEY, POOL_SECRET_PREFIX, PullPolicy, REVISION_LABEL,
 };
 
 use crate::pool::validate::ValidatedPool;
@@ -16,15 +16,17 @@ const RELAY_PORT: u16 = 5081;
 /// Beyond the drain time: for farewells and a last renewal, before the kubelet kills.
 const GRACE_MARGIN_SECONDS: i64 = 10;
 
-/// The pod of a node; `suffix` makes its name unique, `port` is the port of the Kubernetes node that it is reached by.
-pub(crate) fn pod(pool: &ValidatedPool, suffix: &str, port: Option<u16>) -> Pod {
+/// The pod of a node; `suffix` makes its name unique, `order` tells it from older ones, `port` is the port of the Kubernetes node that it is reached by.
+pub(crate) fn pod(pool: &ValidatedPool, suffix: &str, order: i64, port: Option<u16>) -> Pod {
     let template = &pool.template;
     let mut metadata = super::metadata(pool, format!("{}-{suffix}", super::base_name(pool)));
     let mut labels = template.labels.clone();
     labels.append(metadata.labels.get_or_insert_default());
     labels.insert(REVISION_LABEL.to_owned(), pool.revision.clone());
     metadata.labels = Some(labels);
-    metadata.annotations = Some(template.annotations.clone()).filter(|annotations| !annotations.is_empty());
+    let mut annotations = template.annotations.clone();
+    annotations.insert(ORDER_ANNOTATION.to_owned(), order.to_string());
+    metadata.annotations = Some(annotations);
     let on_host = pool.exposure == Exposure::HostNetwork;
     let secrets = template.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
     let spec = PodSpec {
@@ -159,7 +161,7 @@ mod tests {
     use crate::pool::validate::tests::validated;
 
     fn built(nodes: Value, port: Option<u16>) -> Value {
-        serde_json::to_value(pod(&validated(nodes).unwrap(), "abcde", port)).unwrap()
+        serde_json::to_value(pod(&validated(nodes).unwrap(), "abcde", 7, port)).unwrap()
     }
 
     #[test]
@@ -207,6 +209,7 @@ mod tests {
 
         assert_eq!(pod["metadata"]["labels"]["tallylight.dev/pool"], "live");
         assert_eq!(pod["metadata"]["labels"]["team"], "tv");
+        assert_eq!(pod["metadata"]["annotations"]["tallylight.dev/order"], "7");
         let volumes = pod["spec"]["volumes"].as_array().unwrap();
         assert_eq!(volumes.iter().filter(|volume| volume["name"] == "data").count(), 1);
         let env = pod["spec"]["containers"][0]["env"].as_array().unwrap();

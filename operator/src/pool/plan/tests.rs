@@ -19,7 +19,7 @@ fn pod(name: &str, state: State) -> Pod {
         revision: Revision::Current,
         sessions: 0,
         load: Load::default(),
-        created: 0,
+        order: 0,
         port: None,
         labelled: Sessions::None,
     }
@@ -46,7 +46,7 @@ fn at(port: u16, mut pod: Pod) -> Pod {
 }
 
 fn create(why: Why) -> Action {
-    Action::Create { port: None, why }
+    Action::Create { port: None, order: 0, why }
 }
 
 fn drain(name: &str, why: Why) -> Action {
@@ -54,7 +54,18 @@ fn drain(name: &str, why: Why) -> Action {
 }
 
 fn once(bounds: &Bounds, pods: &[Pod]) -> Plan {
-    plan(bounds, pods, &mut Memory::default(), Instant::now())
+    let mut plan = plan(bounds, pods, &mut Memory::default(), Instant::now());
+    for action in &mut plan.actions {
+        if let Action::Create { order, .. } = action {
+            *order = 0; // has a test of its own
+        }
+    }
+    plan
+}
+
+fn nth(order: i64, mut pod: Pod) -> Pod {
+    pod.order = order;
+    pod
 }
 
 #[test]
@@ -124,6 +135,20 @@ fn one_node_is_stopped_at_a_time() {
 }
 
 #[test]
+fn the_youngest_idle_node_goes_first_though_all_were_made_in_one_second() {
+    let pods = [nth(3, ready("a")), nth(1, ready("b")), nth(2, ready("c"))];
+    assert_eq!(once(&bounds(2, 2), &pods).actions, [drain("a", Why::TooMany)]);
+
+    let grown = plan(&bounds(5, 5), &pods, &mut Memory::default(), Instant::now());
+
+    let orders = grown.actions.iter().map(|action| match action {
+        Action::Create { order, .. } => *order,
+        _ => 0,
+    });
+    assert_eq!(orders.collect::<Vec<_>>(), [4, 5]);
+}
+
+#[test]
 fn a_node_that_does_not_end_holds_up_nothing_for_ever() {
     let bounds = bounds(1, 1);
     let pods = [ready("a"), ready("b"), pod("c", State::Draining)];
@@ -167,7 +192,8 @@ fn a_failed_pod_is_removed_and_replaced_with_growing_pauses() {
         let pause = plan.again.unwrap();
         pauses.push(pause.as_secs());
         now += pause;
-        assert_eq!(super::plan(&bounds, &[], &mut memory, now).actions, [create(Why::TooFew)]);
+        let next = super::plan(&bounds, &[], &mut memory, now).actions;
+        assert_eq!(next, [Action::Create { port: None, order: 1, why: Why::TooFew }]);
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
     now += FORGIVE_AFTER;
@@ -225,11 +251,11 @@ fn a_port_rests_after_its_pod() {
 fn a_new_operator_goes_on_after_the_newest_pods_port() {
     let bounds = Bounds { ports: Some(7000..=7009), ..bounds(3, 3) };
     let mut newest = at(7004, ready("b"));
-    newest.created = 9;
+    newest.order = 9;
 
     let plan = once(&bounds, &[at(7001, ready("a")), newest]);
 
-    assert_eq!(plan.actions, [Action::Create { port: Some(7005), why: Why::TooFew }]);
+    assert_eq!(plan.actions, [Action::Create { port: Some(7005), order: 0, why: Why::TooFew }]);
 }
 
 /// What may happen to a pool.
@@ -357,7 +383,7 @@ impl World {
                 self.made += 1;
                 self.memory.made(format!("p{}", self.made), Some(port));
                 let mut new = at(port, pod(&format!("p{}", self.made), State::Starting));
-                new.created = self.made;
+                new.order = self.made;
                 self.pods.push(new);
             }
             Action::Drain { name, why, .. } => {
