@@ -21,5 +21,5 @@ pub use crate::kube::{KubeStore, WatchBackoff, watch_backoff};
 pub use crate::sqlite::{Change, SqliteStore};
 pub use commit::{Committed, commit, commit_with};
 pub use event::event_id;
-pub use machine::{Claim, Input, Owner, Rejection, Step, Transition, apply, unchanged};
+pub use machine::{Claim, Input, Owner, Rejection, Step, Transition, apply, has_room, unchanged};
 pub use store::{Error, Key, Store};

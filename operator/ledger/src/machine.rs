@@ -112,6 +112,12 @@ pub fn apply(status: &BroadcastStatus, input: &Input) -> Result<Step, Rejection>
     }
 }
 
+/// Whether a new session's start fits, and its end after it.
+#[must_use]
+pub fn has_room(status: &BroadcastStatus) -> bool {
+    status.hooks.pending.len() + ROOM_FOR_END < MAX_PENDING
+}
+
 fn open(status: &BroadcastStatus, claim: &Claim) -> Result<Step, Rejection> {
     let old = &status.session;
     if old.id.as_deref() == Some(&claim.id) {
@@ -128,7 +134,7 @@ fn open(status: &BroadcastStatus, claim: &Claim) -> Result<Step, Rejection> {
             }
         };
     }
-    if status.hooks.pending.len() + ROOM_FOR_END >= MAX_PENDING {
+    if !has_room(status) {
         return Err(Rejection::LedgerFull);
     }
     let session = Session {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::{Body, to_bytes},
-    extract::{ConnectInfo, Path, Request, State},
+    extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -71,6 +71,7 @@ pub fn router<S: Store>(config: Config<S>) -> Router {
         .route("/{app}/rest/v2/broadcasts/create", post(create_v2))
         .route("/{app}/rest/v2/broadcasts/{id}", get(show))
         .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(shared.clone(), guard))
         .with_state(shared)
 }
@@ -97,37 +98,50 @@ async fn no_route() -> Response {
     )
 }
 
+/// Axum puts the methods that there are into `Allow`.
+async fn wrong_method() -> Response {
+    fail(StatusCode::METHOD_NOT_ALLOWED, "the resource does not have this method; the header Allow names those it has")
+}
+
+/// A path's parameters, or why they cannot be read: a `%` that escapes no UTF-8.
+type Segments<T> = Result<Path<T>, PathRejection>;
+
+fn segments<T>(path: Segments<T>) -> Result<T, Failure> {
+    path.map(|Path(found)| found).map_err(|_undecodable| Failure::Path)
+}
+
 /// Ant Media Server 1: a client's id is ignored.
-async fn create_v1<S: Store>(config: Shared<S>, Path(app): Path<String>, request: Request) -> Response {
-    let answer = create(config, &app, request, |request| Create { stream_id: None, ..request }).await;
+async fn create_v1<S: Store>(config: Shared<S>, app: Segments<String>, request: Request) -> Response {
+    let answer = create(config, app, request, |request| Create { stream_id: None, ..request }).await;
     answer.unwrap_or_else(Failure::into_response)
 }
 
-async fn create_v2<S: Store>(config: Shared<S>, Path(app): Path<String>, request: Request) -> Response {
-    create(config, &app, request, |request| request).await.unwrap_or_else(Failure::into_response)
+async fn create_v2<S: Store>(config: Shared<S>, app: Segments<String>, request: Request) -> Response {
+    create(config, app, request, |request| request).await.unwrap_or_else(Failure::into_response)
 }
 
 async fn create<S: Store>(
     State(config): Shared<S>,
-    app_name: &str,
+    app_name: Segments<String>,
     request: Request,
     adjust: impl FnOnce(Create) -> Create,
 ) -> Result<Response, Failure> {
-    let app = (config.applications)(app_name).ok_or(Failure::UnknownApplication)?;
+    let app_name = segments(app_name)?;
+    let app = (config.applications)(&app_name).ok_or(Failure::UnknownApplication)?;
     let (parts, body) = request.into_parts();
     let body = read(&parts.headers, body).await?;
     let request = adjust(input::parse(&body).map_err(Failure::Input)?);
     let wanted = create::broadcast(request, &new_stream_id(), &app).map_err(Failure::Create)?;
     let made = within(config.store.create(&wanted)).await?;
     tracing::info!(broadcast = %Key::of(&made), app = app_name, "broadcast.created");
-    Ok(show_as(&made, app_name, &app, &config.rtmp, &parts.headers))
+    Ok(show_as(&made, &app_name, &app, &config.rtmp, &parts.headers))
 }
 
-async fn show<S: Store>(
-    State(config): Shared<S>,
-    Path((app_name, id)): Path<(String, String)>,
-    headers: HeaderMap,
-) -> Response {
+async fn show<S: Store>(State(config): Shared<S>, path: Segments<(String, String)>, headers: HeaderMap) -> Response {
+    let (app_name, id) = match segments(path) {
+        Ok(found) => found,
+        Err(failure) => return failure.into_response(),
+    };
     let Some(app) = (config.applications)(&app_name) else {
         return Failure::UnknownApplication.into_response();
     };
@@ -214,6 +228,7 @@ fn fail(status: StatusCode, message: &str) -> Response {
 /// Why a request has no Broadcast to show.
 #[derive(Debug)]
 enum Failure {
+    Path,
     UnknownApplication,
     NotJson,
     LargeBody,
@@ -231,6 +246,7 @@ impl IntoResponse for Failure {
                 StatusCode::NOT_FOUND,
                 "no application has that name; the first segment of the path must be a MediaPool's spec.app",
             ),
+            Self::Path => fail(StatusCode::BAD_REQUEST, "the path must be UTF-8 after its %-escapes are decoded"),
             Self::NotJson => fail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"),
             Self::LargeBody => fail(StatusCode::PAYLOAD_TOO_LARGE, "the body must be at most 65536 bytes"),
             Self::SlowBody => fail(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),

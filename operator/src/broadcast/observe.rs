@@ -58,7 +58,7 @@ pub(crate) fn conditions(
     let mut list = status.conditions.clone();
     let accepted = accepted(broadcast);
     let valid = accepted.status == ConditionStatus::True;
-    let found = [accepted, ready(broadcast, around, valid), live(status), hooks_delivered(status)];
+    let found = [accepted, ready(broadcast, status, around, valid), live(status), hooks_delivered(status)];
     for Finding { kind, status, reason, message } in found {
         let condition = Condition {
             kind: kind.into(),
@@ -137,13 +137,17 @@ fn accepted(broadcast: &Broadcast) -> Finding {
     finding("Accepted", true, "Valid", "the spec is valid")
 }
 
-fn ready(broadcast: &Broadcast, around: Surroundings, valid: bool) -> Finding {
+fn ready(broadcast: &Broadcast, status: &BroadcastStatus, around: Surroundings, valid: bool) -> Finding {
     let pool = &broadcast.spec.pool;
     if !valid {
         return finding("Ready", false, "NotAccepted", "the spec is invalid: see Accepted");
     }
     if broadcast.metadata.deletion_timestamp.is_some() {
         return finding("Ready", false, "Deleting", "the Broadcast is being deleted");
+    }
+    if !ledger::has_room(status) {
+        let message = "the receiver has not taken so many events that no more fit: see HooksDelivered";
+        return finding("Ready", false, "LedgerFull", message);
     }
     match (around.pool, around.key) {
         (Pool::Absent, _) => {
@@ -262,6 +266,22 @@ mod tests {
         assert_eq!(with(Pool::Empty, StreamKey::Known), "NoMediaNode");
         assert_eq!(with(Pool::Serving, StreamKey::Absent), "SecretNotFound");
         assert_eq!(with(Pool::Serving, StreamKey::Forbidden), "SecretForbidden");
+    }
+
+    #[test]
+    fn a_full_ledger_takes_no_publisher() {
+        let event = tallylight_crds::Event {
+            sequence: 1,
+            session: 1,
+            action: tallylight_crds::Action::LiveStreamStarted,
+            time: Timestamp::UNIX_EPOCH,
+            reason: None,
+        };
+        let mut status = BroadcastStatus::default();
+        status.hooks.pending = vec![event; tallylight_crds::MAX_PENDING - 1];
+        assert_eq!(reason(&broadcast(), &status, READY, "Ready"), (false, "LedgerFull".into()));
+        status.hooks.pending.pop();
+        assert!(reason(&broadcast(), &status, READY, "Ready").0);
     }
 
     #[test]

@@ -95,6 +95,24 @@ impl Got {
 }
 
 #[tokio::test]
+async fn what_the_router_itself_refuses_is_answered_in_the_same_form() {
+    let server = Server::local();
+
+    let wrong_method = server.get("/LiveApp/rest/v2/broadcasts/create").await;
+    let show = server.post("/LiveApp/rest/v2/broadcasts/studio", "{}").await;
+
+    assert_eq!((wrong_method.message().0, show.message().0), (405, 405));
+    for path in ["/LiveApp/rest/v2/broadcasts/%ff", "/%ff/rest/v2/broadcasts/a"] {
+        let got = server.get(path).await;
+        let message = "the path must be UTF-8 after its %-escapes are decoded";
+        assert_eq!(got.message(), (400, message), "{path}");
+    }
+    for path in ["/%ff/rest/broadcast/create", "/%ff/rest/v2/broadcasts/create"] {
+        assert_eq!(server.post(path, "{}").await.message().0, 400, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn the_pages_sample_creates_a_broadcast() {
     let server = Server::local();
     let sample = r#"{"name":"test_video", "listenerHookURL":"http://www.example.com/webhook"}"#;
