@@ -6,6 +6,8 @@
 //! `make test` builds what the parts need; each says what is missing and how to get it.
 
 pub mod apiserver;
+pub mod encoder;
+pub mod front;
 pub mod http;
 pub mod identity;
 pub mod install;

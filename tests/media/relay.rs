@@ -19,7 +19,7 @@ use tests::{
 use crate::standalone::SOON;
 
 /// The key that the operator makes for the pool, as the kubelet mounts it.
-async fn key_file(tenant: &Tenant, folder: &Path) -> Result<String> {
+pub(crate) async fn key_file(tenant: &Tenant, folder: &Path) -> Result<String> {
     let secrets: Api<Secret> = Api::namespaced(tenant.admin.clone(), &tenant.namespace);
     let name = format!("{POOL_SECRET_PREFIX}live");
     let secret = wait::until("the pool's key", SOON, async || match secrets.get_opt(&name).await {
