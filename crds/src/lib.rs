@@ -48,6 +48,8 @@ pub const MEGABITS_OUT_ANNOTATION: &str = "tallylight.dev/megabits-per-second-ou
 pub const CPU_ANNOTATION: &str = "tallylight.dev/cpu-percent";
 /// Annotation of a media node's Lease: sessions on air.
 pub const SESSIONS_ANNOTATION: &str = "tallylight.dev/sessions";
+/// Annotation of Broadcasts and `MediaPools`; `"true"` lets the operator look on only.
+pub const PAUSED_ANNOTATION: &str = "tallylight.dev/paused";
 /// The operator's finalizer: an open session is ended and every event is settled before a Broadcast goes.
 pub const HOOKS_FINALIZER: &str = "tallylight.dev/hooks";
 /// `ServiceAccount` of media pods, as the admission policy knows it.

@@ -19,6 +19,7 @@ use crate::{
     leader::Leadership,
     metrics::{Metrics, ReconcileResult},
     node_watch::SharedNodes,
+    paused::is_paused,
     resolve::Pools,
     secrets::Secrets,
 };
@@ -113,6 +114,7 @@ pub(crate) fn inputs(object: &Guarded) -> Option<u64> {
     let mut hash = DefaultHasher::new();
     let meta = kube::Resource::meta(object);
     (&meta.uid, meta.generation, &meta.finalizers, meta.deletion_timestamp.is_some(), &meta.labels).hash(&mut hash);
+    is_paused(object).hash(&mut hash);
     if let Ok(broadcast) = &object.0 {
         let status = broadcast.status_or_default();
         (status.session.epoch, status.session.ordinal, status.session.state == SessionState::Open).hash(&mut hash);
@@ -150,6 +152,10 @@ pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Con
 }
 
 async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Action, Error> {
+    if is_paused(broadcast) {
+        write_conditions(broadcast, observe::key_in(broadcast), context).await?;
+        return Ok(Action::await_change());
+    }
     match disposal::next(broadcast) {
         Disposal::End(owner) => {
             close(broadcast, owner, Reason::Stopped, context).await?;

@@ -23,6 +23,7 @@ use crate::{
     health::{Health, Watch},
     metrics::Metrics,
     nodes::Change,
+    paused::{is_paused, prune_annotations},
     pool::wakes::{SessionChanges, Wakes},
     pool_keys::PoolKeys,
     scope::{Place, Scope},
@@ -106,7 +107,8 @@ async fn run_pool_watch(watch: PoolWatch, followers: PoolFollowers, health: Heal
     while let Some(Some(event)) = cancel.run_until_cancelled(events.next()).await {
         match event {
             Ok(Event::Apply(pool) | Event::InitApply(pool)) => {
-                let seen = (pool.uid(), pool.metadata.generation, pool.metadata.deletion_timestamp.is_some());
+                let is_deleted = pool.metadata.deletion_timestamp.is_some();
+                let seen = (pool.uid(), pool.metadata.generation, is_deleted, is_paused(&pool));
                 let key = Key { namespace: pool.namespace().unwrap_or_default(), name: pool.name_any() };
                 // A status is the operator's own: it concerns nobody.
                 if generations.insert(key.clone(), seen.clone()) != Some(seen) && followers.wake(key).await.is_err() {
@@ -161,9 +163,8 @@ pub(crate) fn forward_changes(
 }
 
 fn prune<K: kube::Resource>(object: &mut K) {
-    let meta = object.meta_mut();
-    meta.managed_fields = None;
-    meta.annotations = None;
+    object.meta_mut().managed_fields = None;
+    prune_annotations(object);
 }
 
 /// Everything about Broadcasts that the controllers of all namespaces share.
@@ -249,7 +250,10 @@ impl Follower {
         match event {
             Event::Apply(object) | Event::InitApply(object) => {
                 self.sessions.see(object);
-                if let Ok(broadcast) = &object.0
+                if is_paused(object) {
+                    // A request that is cut off is sent again, under the same id.
+                    self.dispatcher.forget(&object.uid().unwrap_or_default());
+                } else if let Ok(broadcast) = &object.0
                     && self.context.leadership.holds()
                 {
                     self.dispatcher.observe(&Arc::new(broadcast.clone()));
@@ -277,7 +281,9 @@ async fn wake_up(
     while let Some(Some(wake)) = cancel.run_until_cancelled(woken.recv()).await {
         for (cache, trigger) in &places {
             for object in cache.state().into_iter().filter(|object| concerns(&wake, object)) {
-                if let (Wake::Everything, Ok(broadcast)) = (&wake, &object.0) {
+                if let (Wake::Everything, Ok(broadcast)) = (&wake, &object.0)
+                    && !is_paused(broadcast)
+                {
                     dispatcher.observe(&Arc::new(broadcast.clone()));
                 }
                 if trigger.send(ObjectRef::from_obj(&*object)).await.is_err() {

@@ -1,21 +1,29 @@
 //! Kubernetes Events, for people: only what `kubectl describe` should show and no condition keeps. Failing to write one
 //! never fails anything else.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Client, Resource as _,
+    Client, Resource as _, ResourceExt as _,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
-use tallylight_crds::Broadcast;
+use tallylight_crds::{Broadcast, MediaPool};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use webhook::{Report, deliver::ReportKind};
 
+use crate::pool::news::News;
+
 /// News that wait to be written. Only lanes that turn make any; when it is full the newest is dropped, and counted.
 const QUEUE: usize = 256;
 
-/// Writes Events about Broadcasts.
+/// Longest wait for the API server to take one: whoever tells of something must not be held up by it.
+const WRITE: Duration = Duration::from_secs(2);
+
+/// Writes Events about Broadcasts and MediaPools.
 #[derive(Clone)]
 pub(crate) struct Events {
     recorder: Recorder,
@@ -66,6 +74,22 @@ impl Events {
         self.publish(broadcast, EventType::Warning, "NodeLost", action, note).await;
     }
 
+    /// What happened to a pool.
+    pub(crate) async fn pool(&self, pool: &MediaPool, news: Vec<News>) {
+        for News { kind: type_, reason, action, note, pod } in news {
+            let secondary = pod.map(|(name, uid)| ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(name),
+                namespace: pool.namespace(),
+                uid: Some(uid),
+                ..ObjectReference::default()
+            });
+            let event = Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary };
+            self.write(&event, &pool.object_ref(&())).await;
+        }
+    }
+
     /// Writes what `Reports` has taken, until cancelled.
     pub(crate) async fn run(self, mut inbox: mpsc::Receiver<(Broadcast, Report)>, cancel: CancellationToken) {
         while let Some(Some((broadcast, report))) = cancel.run_until_cancelled(inbox.recv()).await {
@@ -92,8 +116,15 @@ impl Events {
 
     async fn publish(&self, broadcast: &Broadcast, type_: EventType, reason: &str, action: &str, note: String) {
         let event = Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
-        if let Err(error) = self.recorder.publish(&event, &broadcast.object_ref(&())).await {
-            tracing::debug!(%error, reason, "an Event was not written");
+        self.write(&event, &broadcast.object_ref(&())).await;
+    }
+
+    async fn write(&self, event: &Event, regarding: &ObjectReference) {
+        let reason = &event.reason;
+        match tokio::time::timeout(WRITE, self.recorder.publish(event, regarding)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, reason, "an Event was not written"),
+            Err(_elapsed) => tracing::debug!(reason, "the API server did not take an Event in time"),
         }
     }
 }

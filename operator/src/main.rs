@@ -12,6 +12,7 @@ mod leader;
 mod metrics;
 mod node_watch;
 mod nodes;
+mod paused;
 mod pool;
 mod pool_keys;
 mod resolve;

@@ -28,10 +28,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     broadcast::{Failures, Guarded},
+    events::Events,
     health::{Health, Watch},
     leader::Leadership,
     metrics::{Metrics, ReconcileResult},
     node_watch::SharedNodes,
+    paused::is_paused,
     scope::{Place, Scope},
 };
 
@@ -39,6 +41,7 @@ mod apply;
 mod build;
 mod dereference;
 pub(crate) mod loads;
+pub(crate) mod news;
 mod plan;
 mod update_status;
 mod validate;
@@ -65,17 +68,24 @@ pub(crate) struct Context {
     pub(crate) pods: Vec<Store<Pod>>,
     pub(crate) nodes: SharedNodes,
     pub(crate) loads: Loads,
+    pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     /// Image of media nodes whose pool names none.
     pub(crate) image: Option<String>,
-    pub(crate) failures: Failures,
-    pub(crate) memories: Memories,
+    pub(crate) kept: Kept,
     pub(crate) leadership: Leadership,
+}
+
+/// What lasts from one reconcile to the next.
+#[derive(Default)]
+pub(crate) struct Kept {
+    failures: Failures,
+    memories: Memories,
 }
 
 /// What is remembered of each pool, by namespace and name: ports rest also when a pool is deleted and made again.
 #[derive(Default)]
-pub(crate) struct Memories(Mutex<BTreeMap<Key, PoolMemory>>);
+struct Memories(Mutex<BTreeMap<Key, PoolMemory>>);
 
 #[derive(Default)]
 struct PoolMemory {
@@ -199,18 +209,18 @@ async fn reconcile(pool: Arc<MediaPool>, context: Arc<Context>) -> Result<Action
     if pool.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change()); // its pods go by their owner reference
     }
-    let mut memory = context.memories.take(&key);
+    let mut memory = context.kept.memories.take(&key);
     let again = reconcile_live(&pool, &mut memory, &context).await;
-    context.memories.put(key, memory);
+    context.kept.memories.put(key, memory);
     let again = again?;
-    context.failures.forget(&uid);
+    context.kept.failures.forget(&uid);
     context.metrics.reconciled(ReconcileResult::Done);
     Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of an error policy")]
 fn error_policy(pool: Arc<MediaPool>, error: &Error, context: Arc<Context>) -> Action {
-    let attempt = context.failures.count(pool.uid().unwrap_or_default());
+    let attempt = context.kept.failures.count(pool.uid().unwrap_or_default());
     let wait = RETRY.1.min(RETRY.0 * 2_u32.saturating_pow(attempt.min(10) - 1));
     context.metrics.reconciled(ReconcileResult::Failed);
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
@@ -231,14 +241,23 @@ async fn reconcile_live(
         Ok(valid) => valid,
         Err(invalid) => return update_status::update(pool, &Found::Invalid(&invalid), written, context).await,
     };
-    apply_resources(&valid, &mut memory.applied, context).await?;
+    let is_paused = is_paused(pool);
+    if !is_paused {
+        apply_resources(&valid, &mut memory.applied, context).await?;
+    }
     let mut pods = dereference::cached(&valid, context);
     let mut plan = plan::plan(&valid.bounds, &pods, &mut memory.plan, Instant::now());
+    if is_paused {
+        plan = plan::Plan::default();
+    }
     if !plan.actions.is_empty() {
         pods = dereference::listed(&valid, context).await?;
         plan = plan::plan(&valid.bounds, &pods, &mut memory.plan, Instant::now());
         apply::actions(&valid, &plan.actions, &mut memory.plan, context).await?;
+        context.events.pool(pool, news::of_actions(&plan.actions)).await;
     }
+    let lost = memory.plan.take_lost().into_iter().map(|(name, uid)| news::of_lost(&name, &uid)).collect();
+    context.events.pool(pool, lost).await;
     let found = Found::Managed { pool: &valid, pods: &pods, plan: &plan };
     let capacity_due = update_status::update(pool, &found, &mut memory.status_written, context).await?;
     Ok(plan.again.into_iter().chain(capacity_due).min())

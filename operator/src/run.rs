@@ -67,7 +67,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let rest_listener = rest_api::bind(&args).await?;
     let addresses = Addresses { rest: rest_listener.local_addr()?, metrics: metrics_listener.local_addr()? };
 
-    tasks.spawn(events.run(reported, cancel.clone()));
+    tasks.spawn(events.clone().run(reported, cancel.clone()));
     tasks.spawn(serve(metrics_listener, health.clone().router(), cancel.clone()));
     tasks.spawn(serve(rest_listener, rest_api::router(&args, store, pools)?, cancel.clone()));
     let (wake, woken) = mpsc::channel(WAKE_UPS);
@@ -91,10 +91,8 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     for watch in pod_watches {
         tasks.spawn(pool::run_pod_watch(watch, wakes.clone(), health.clone(), cancel.clone()));
     }
-    let (image, memories) = (args.media_node_image.clone(), pool::Memories::default());
-    let failures = broadcast::Failures::default();
-    let context =
-        pool::Context { client, broadcasts, pods, nodes, loads, metrics, image, failures, memories, leadership };
+    let (image, kept) = (args.media_node_image.clone(), pool::Kept::default());
+    let context = pool::Context { client, broadcasts, pods, nodes, loads, events, metrics, image, kept, leadership };
     let places = scope.places().into_iter().zip(pool_caches).collect();
     pool::start(&Arc::new(context), places, &wakes, &health, &cancel, &tasks);
     let mut deliveries = {

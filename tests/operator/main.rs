@@ -8,6 +8,7 @@ mod crash;
 mod delivery;
 mod leader;
 mod ledger;
+mod paused;
 mod policy;
 mod pool_keys;
 mod pools;

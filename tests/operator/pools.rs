@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Namespace, Pod, Service as KubeService},
+    events::v1::Event,
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -436,5 +437,60 @@ async fn a_pool_whose_nodes_others_make_is_only_watched() -> Result<()> {
     let pods: Vec<_> =
         writes.keys().filter(|write| write.contains("tallylight-operator") && write.contains("pods")).collect();
     assert!(pods.is_empty(), "{pods:?}");
+    stage.nothing_was_refused()
+}
+
+#[tokio::test]
+async fn a_paused_pool_keeps_its_nodes_as_they_are() -> Result<()> {
+    let mut stage = Stage::new("pool-paused", json!({"minNodes": 1})).await?;
+    let before = names(&stage.settled(1, SOON).await?);
+    let pools: Api<MediaPool> = Api::namespaced(stage.tenant.admin.clone(), &stage.tenant.namespace);
+    let pause = async |value: Value| {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {"tallylight.dev/paused": value}}}));
+        pools.patch("live", &PatchParams::default(), &patch).await
+    };
+
+    pause(json!("true")).await?;
+    stage.status("that it is paused", |status| condition(status, "Paused") == "True Annotated").await?;
+    stage.scale(2)?;
+    stage.status("the new spec", |status| condition(status, "CapacityMet") == "False NodesStarting").await?;
+    wait::throughout("the pool is paused", Duration::from_secs(3), async || {
+        anyhow::ensure!(names(&stage.list().await?) == before, "a node was made or stopped");
+        Ok(())
+    })
+    .await?;
+    pause(Value::Null).await?;
+
+    stage.settled(2, SOON).await?;
+    stage.status("that it goes on", |status| condition(status, "Paused") == " ").await?;
+    stage.nothing_was_refused()
+}
+
+#[tokio::test]
+async fn what_happens_to_a_pool_is_told_in_events() -> Result<()> {
+    let mut stage = Stage::new("pool-events", json!({"minNodes": 2})).await?;
+    stage.settled(2, SOON).await?;
+    let events: Api<Event> = Api::namespaced(stage.tenant.admin.clone(), &stage.tenant.namespace);
+    let told = async |reason: &str| {
+        wait::until(format!("an Event {reason}"), SOON, async || {
+            let all = events.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
+            let of_pool = all
+                .into_iter()
+                .filter(|e| e.regarding.as_ref().is_some_and(|r| r.kind.as_deref() == Some("MediaPool")));
+            let reasons: Vec<String> = of_pool.filter_map(|event| event.reason).collect();
+            if reasons.iter().any(|found| found == reason) { Ok(()) } else { Err(format!("{reasons:?}")) }
+        })
+        .await
+    };
+
+    told("ScaledOut").await?;
+    stage.scale(1)?;
+    told("ScaledIn").await?;
+    stage.settled(1, SOON).await?;
+    stage.pool(&json!({"minNodes": 1, "template": {"tolerations": [{"kee": "spot"}]}})).await?;
+    told("SpecRejected").await?;
+    stage.pool(&json!({"minNodes": 1, "template": {"annotations": {"release": "two"}}})).await?;
+    told("UpdateStarted").await?;
+    told("UpdateFinished").await?;
     stage.nothing_was_refused()
 }

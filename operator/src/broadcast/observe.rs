@@ -8,6 +8,8 @@ use tallylight_crds::{
     SessionState, StreamId, hook_url, set_condition,
 };
 
+use crate::paused;
+
 /// What a Broadcast depends on, as it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Surroundings {
@@ -58,7 +60,25 @@ pub(crate) fn conditions(
     let mut list = status.conditions.clone();
     let accepted = accepted(broadcast);
     let valid = accepted.status == ConditionStatus::True;
-    let found = [accepted, ready(broadcast, status, around, valid), live(status), hooks_delivered(status)];
+    let mut found = vec![accepted, ready(broadcast, status, around, valid), live(status)];
+    if paused::is_paused(broadcast) {
+        let waiting = status.hooks.pending.len();
+        if waiting > 0 {
+            found.push(finding(
+                "HooksDelivered",
+                false,
+                "Paused",
+                format!("{} while the Broadcast is paused", waits(waiting)),
+            ));
+        } else {
+            found.push(hooks_delivered(status));
+        }
+        let message = paused::message("the operator sends no hook, ends no session and lets no deletion through");
+        found.push(finding(paused::CONDITION, true, paused::REASON, message));
+    } else {
+        found.push(hooks_delivered(status));
+        list.retain(|condition| condition.kind != paused::CONDITION);
+    }
     for Finding { kind, status, reason, message } in found {
         let condition = Condition {
             kind: kind.into(),
@@ -145,6 +165,9 @@ fn ready(broadcast: &Broadcast, status: &BroadcastStatus, around: Surroundings, 
     if broadcast.metadata.deletion_timestamp.is_some() {
         return finding("Ready", false, "Deleting", "the Broadcast is being deleted");
     }
+    if paused::is_paused(broadcast) {
+        return finding("Ready", false, "Paused", "the Broadcast is paused: its hooks wait");
+    }
     if !ledger::has_room(status) {
         let message = "the receiver has not taken so many events that no more fit: see HooksDelivered";
         return finding("Ready", false, "LedgerFull", message);
@@ -200,7 +223,7 @@ fn hooks_delivered(status: &BroadcastStatus) -> Finding {
         return finding("HooksDelivered", true, "AllDelivered", "no event waits");
     }
     let lane = status.hooks.lane.as_ref();
-    let waits = if waiting == 1 { "1 event waits".to_owned() } else { format!("{waiting} events wait") };
+    let waits = waits(waiting);
     match lane.map(|lane| lane.state) {
         Some(LaneState::Backoff) => {
             finding("HooksDelivered", false, "Backoff", format!("{waits}; the last attempt failed: {}", failure(lane)))
@@ -213,6 +236,10 @@ fn hooks_delivered(status: &BroadcastStatus) -> Finding {
         ),
         Some(LaneState::Idle) | None => finding("HooksDelivered", false, "Delivering", format!("{waits} to be sent")),
     }
+}
+
+fn waits(waiting: usize) -> String {
+    if waiting == 1 { "1 event waits".to_owned() } else { format!("{waiting} events wait") }
 }
 
 /// The status that the receiver answered, or why it did not.

@@ -163,6 +163,8 @@ pub(crate) struct Memory {
     failures: u32,
     failed_at: Option<Instant>,
     surplus_since: Option<Instant>,
+    /// Name and UID of pods that were found lost since this was taken last: no more than there are pods.
+    lost: Vec<(String, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -229,6 +231,9 @@ impl Memory {
                 State::Draining => _ = known.draining_since.get_or_insert(now),
                 State::Failed | State::Lost if !known.counted => {
                     known.counted = true;
+                    if pod.state == State::Lost {
+                        self.lost.push((pod.name.clone(), pod.uid.clone()));
+                    }
                     self.failures = self.failures.saturating_add(1);
                     self.failed_at = Some(now);
                 }
@@ -240,6 +245,11 @@ impl Memory {
             self.last_port =
                 pods.iter().filter(|pod| pod.port.is_some()).max_by_key(|pod| pod.order).and_then(|p| p.port);
         }
+    }
+
+    /// Pods that were found lost since the last call.
+    pub(crate) fn take_lost(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.lost)
     }
 
     /// When the next pod may be made.

@@ -11,10 +11,12 @@ use serde_json::json;
 use tallylight_crds::{Condition, ConditionStatus, MediaPool, MediaPoolStatus, set_condition};
 
 use super::{
-    Context, Error, build,
+    Context, Error, build, news,
     plan::{self, Obstacle, Plan, Revision, State},
     validate::{Invalid, ValidatedPool},
 };
+
+use crate::paused;
 
 /// Free capacity changes with every session; by itself it is written this seldom.
 const CAPACITY_PERIOD: Duration = Duration::from_secs(60);
@@ -65,6 +67,7 @@ pub(super) async fn update(
     match api.patch_status(&pool.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(_) => {
             *written = Some(Instant::now());
+            context.events.pool(pool, news::of_change(&before, &next)).await;
             Ok(None)
         }
         Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409) => Ok(None), // gone, or another of its name
@@ -83,7 +86,7 @@ fn status(pool: &MediaPool, found: &Found<'_>, serving: Serving, now: Timestamp)
         conditions: before.conditions.clone(),
         ..MediaPoolStatus::default()
     };
-    let findings = match found {
+    let mut findings = match found {
         Found::Invalid(invalid) => {
             // What is there is still there.
             next = MediaPoolStatus { observed_generation: next.observed_generation, ..before };
@@ -115,6 +118,12 @@ fn status(pool: &MediaPool, found: &Found<'_>, serving: Serving, now: Timestamp)
             vec![accepted(), ready(pool, pods), capacity(pool, pods, plan)]
         }
     };
+    if paused::is_paused(pool) {
+        let message = paused::message("the operator makes, changes and stops no node of this pool");
+        findings.push(finding(paused::CONDITION, true, paused::REASON, message));
+    } else {
+        next.conditions.retain(|condition| condition.kind != paused::CONDITION);
+    }
     for Finding { kind, holds, reason, message } in findings {
         let condition = Condition {
             kind: kind.into(),
