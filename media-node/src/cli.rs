@@ -25,6 +25,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Be a whole server on this machine: streams, hooks and REST over an embedded database
     Standalone(Box<StandaloneArgs>),
+    /// Publish a stream in a cluster and wait for its hooks: what `helm test` does
+    Check(Box<CheckArgs>),
 }
 
 /// Flags of both subcommands.
@@ -141,6 +143,37 @@ pub struct StandaloneArgs {
     pub demo: bool,
 }
 
+/// Flags of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// MediaPool to try
+    #[arg(long, env = "TALLYLIGHT_POOL", value_name = "NAME", default_value = "live")]
+    pub pool: String,
+    /// The pool's application
+    #[arg(long, env = "TALLYLIGHT_APP", value_name = "NAME", default_value = tallylight_crds::DEFAULT_APP,
+          value_parser = app)]
+    pub app: String,
+    /// Where publishers reach the pool
+    #[arg(long, env = "TALLYLIGHT_RTMP_SERVER", value_name = "HOST:PORT", default_value = "media-live:1935")]
+    pub rtmp_server: String,
+    /// Where hooks are received
+    #[arg(long, env = "TALLYLIGHT_HOOK_ADDRESS", value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
+    pub hook_address: SocketAddr,
+    /// Host at which the operator reaches this process: the pod's IP
+    #[arg(long, env = "TALLYLIGHT_ADVERTISE_ADDRESS", value_name = "HOST")]
+    pub advertise_address: String,
+    /// Namespace of the pool; the pod's own by default
+    #[arg(long, env = "TALLYLIGHT_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// kubeconfig file; the pod's ServiceAccount by default
+    #[arg(long, env = "TALLYLIGHT_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Longest time for all of it
+    #[arg(long, env = "TALLYLIGHT_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 120,
+          value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub timeout_seconds: u32,
+}
+
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -166,12 +199,13 @@ impl From<Admission> for tallylight_crds::Admission {
 }
 
 impl Command {
-    /// The flags that both have.
+    /// The flags that both kinds of node have; none of a check.
     #[must_use]
-    pub fn node(&self) -> &NodeArgs {
+    pub fn node(&self) -> Option<&NodeArgs> {
         match self {
-            Self::Run(args) => &args.node,
-            Self::Standalone(args) => &args.node,
+            Self::Run(args) => Some(&args.node),
+            Self::Standalone(args) => Some(&args.node),
+            Self::Check(_) => None,
         }
     }
 }

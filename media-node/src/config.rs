@@ -105,7 +105,7 @@ mod tests {
         let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
         match cli::parse_from(arguments, variable) {
             Ok(Command::Standalone(args)) => Ok(*args),
-            Ok(Command::Run(_)) => Err("run".to_owned()),
+            Ok(Command::Run(_) | Command::Check(_)) => Err("not standalone".to_owned()),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -1,6 +1,7 @@
 //! The drivers of the media-node: sockets, files, the store and the process around `media-core` and `rtmp`.
 
 pub mod admission;
+pub mod check;
 pub mod claim;
 pub mod cli;
 mod config;

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use tallylight_media_node::{cli, run, standalone, telemetry};
+use tallylight_media_node::{check, cli, run, standalone, telemetry};
 
 /// Packets are many short-lived buffers that one thread makes and another frees.
 #[global_allocator]
@@ -14,12 +14,15 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => error.exit(),
     };
-    telemetry::init(command.node());
+    if let Some(node) = command.node() {
+        telemetry::init(node);
+    }
     let done =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Into::into).and_then(|runtime| {
             match command {
                 cli::Command::Run(args) => runtime.block_on(run::run(*args)),
                 cli::Command::Standalone(args) => runtime.block_on(standalone::run(*args)),
+                cli::Command::Check(args) => runtime.block_on(check::run(*args)),
             }
         });
     match done {

@@ -22,9 +22,9 @@ use crate::{
     server::{self, Node, Sockets},
 };
 
-mod announce;
+pub(crate) mod announce;
 mod catalog;
-mod demo;
+pub(crate) mod demo;
 mod follow;
 mod manifests;
 mod rest_api;

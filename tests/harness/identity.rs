@@ -29,6 +29,14 @@ pub async fn operator(admin: &Client, namespace: &str) -> Result<Credential> {
     token(admin, namespace, OPERATOR, None).await
 }
 
+/// A token of another account, bound to no pod.
+///
+/// # Errors
+/// When the account is not there.
+pub async fn account(admin: &Client, namespace: &str, name: &str) -> Result<Credential> {
+    token(admin, namespace, name, None).await
+}
+
 /// A token of the media account that is bound to no pod.
 ///
 /// # Errors

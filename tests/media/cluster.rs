@@ -302,3 +302,29 @@ async fn an_outage_delays_ends_and_keeps_their_times() -> Result<()> {
     cluster.node.process.must_run()?;
     cluster.receiver.check_promises()
 }
+
+#[tokio::test]
+async fn the_charts_check_goes_the_whole_way_with_the_rights_that_the_chart_gives_it() -> Result<()> {
+    let cluster = Cluster::new("check", json!({})).await?;
+    let namespace = &cluster.tenant.namespace;
+    let documents = install::render(namespace, &[&format!("watchNamespaces={{{namespace}}}")])?;
+    let rights = documents.iter().filter(|it| it["metadata"]["name"] == "tallylight-check" && it["kind"] != "Pod");
+    for document in rights {
+        install::apply(&cluster.tenant.admin, namespace, document).await?;
+    }
+    let credential = identity::account(&cluster.tenant.admin, namespace, "tallylight-check").await?;
+    let kubeconfig = cluster.tenant.plane.kubeconfig(cluster.folder.path(), "check", &credential, namespace)?;
+    let rtmp = cluster.node.rtmp("LiveApp", "x")?.replace("rtmp://", "").replace("/LiveApp/x", "");
+
+    let mut check = tokio::process::Command::new(repository::binary("tallylight-media-node")?);
+    check.arg("check").arg("--kubeconfig").arg(&kubeconfig).args([
+        "--advertise-address=127.0.0.1",
+        "--hook-address=127.0.0.1:0",
+        &format!("--rtmp-server={rtmp}"),
+    ]);
+    let output = tokio::time::timeout(SOON, check.kill_on_drop(true).output()).await??;
+
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.ends_with("check    all of it works\n"), "{said}");
+    Ok(())
+}

@@ -16,17 +16,21 @@ fn every_flag_of_the_media_node_is_in_its_table() {
 
 #[test]
 fn the_chart_gives_only_what_the_binaries_take() {
-    for (template, binary) in [("operator.yaml", "tallylight-operator"), ("media-node.yaml", "tallylight-media-node")] {
+    for (template, binary, subcommand) in [
+        ("operator.yaml", "tallylight-operator", "run"),
+        ("media-node.yaml", "tallylight-media-node", "run"),
+        ("check.yaml", "tallylight-media-node", "check"),
+    ] {
         let path = format!("charts/tallylight/templates/{template}");
         let (_, text) = files().into_iter().find(|(found, _)| *found == *path).unwrap();
-        let help = help(binary, "run");
+        let help = help(binary, subcommand);
         let unknown: Vec<_> = words(&text, "- --")
             .into_iter()
             .map(|flag| format!("--{flag}"))
             .chain(words(&text, "TALLYLIGHT_").into_iter().map(|name| format!("TALLYLIGHT_{name}=")))
             .filter(|given| !help.contains(given.as_str()))
             .collect();
-        assert!(unknown.is_empty(), "{path} gives what `{binary} run --help` does not list: {unknown:?}");
+        assert!(unknown.is_empty(), "{path} gives what `{binary} {subcommand} --help` does not list: {unknown:?}");
     }
 }
 

@@ -9,7 +9,7 @@ use super::demo;
 use crate::server::Addresses;
 
 /// Writes text to standard output. Should that be closed, serving goes on.
-pub(super) fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let mut out = io::stdout().lock();
     let _printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -11,7 +11,7 @@ use super::announce::print;
 use crate::cli::{DEFAULT_DATA_DIR, StandaloneArgs};
 
 mod clip;
-mod publisher;
+pub(crate) mod publisher;
 mod receiver;
 
 pub(super) use receiver::Receiver;

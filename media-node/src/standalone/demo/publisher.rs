@@ -23,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 const FRAME_MS: u32 = 40;
 
 /// Publishes for `length`, then ends in due form.
-pub(super) async fn publish(server: SocketAddr, app: &str, stream: &str, length: Duration) -> anyhow::Result<()> {
+pub(crate) async fn publish(server: SocketAddr, app: &str, stream: &str, length: Duration) -> anyhow::Result<()> {
     let host = if server.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], server.port())) } else { server };
     let target =
         Target::parse(&format!("rtmp://{host}/{app}/{stream}")).context("the address cannot be published to")?;
