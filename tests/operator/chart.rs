@@ -109,9 +109,11 @@ fn the_operator_reads_no_secret_but_those_that_are_named() -> Result<()> {
         Ok(rules.into_iter().filter(of_secrets).collect())
     };
 
-    assert_eq!(reads(&[])?, Vec::<serde_json::Value>::new());
-    let named = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a", "b"], "verbs": ["get"]});
-    assert_eq!(reads(&["secrets.names={a,b}"])?, [named]);
+    let named =
+        |names: &[&str]| json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": names, "verbs": ["get"]});
+    assert_eq!(reads(&["mediaPool.create=false"])?, Vec::<serde_json::Value>::new());
+    assert_eq!(reads(&[])?, [named(&["tallylight-pool-live"])], "the key that the operator made itself");
+    assert_eq!(reads(&["secrets.names={a,b}"])?, [named(&["tallylight-pool-live", "a", "b"])]);
     assert_eq!(
         reads(&["secrets.readAll=true"])?,
         [json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]})]
