@@ -8,6 +8,7 @@ mod hooks;
 mod manifest;
 mod media_pool;
 mod naming;
+mod reference;
 
 pub use broadcast::{
     Action, Away, Broadcast, BroadcastSpec, BroadcastState, BroadcastStatus, Event, HooksStatus, Lane, LaneState,
@@ -22,6 +23,7 @@ pub use media_pool::{
     PortRange, PullPolicy, StreamDefaults,
 };
 pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, object_name};
+pub use reference::reference;
 
 /// The API group.
 pub const GROUP: &str = "tallylight.dev";

@@ -16,12 +16,16 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the operator.
     Run(Box<Run>),
-    /// Write the custom resource definitions.
+    /// Write the custom resource definitions, or their reference.
     Crd(Crd),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Crd {
+    /// What to write: the definitions, or the reference of the API.
+    #[arg(long, default_value = "yaml")]
+    pub(crate) format: CrdFormat,
+
     /// Folder to write one file a kind into; standard output when left out.
     #[arg(long, value_name = "DIR")]
     pub(crate) output_dir: Option<PathBuf>,
@@ -93,6 +97,12 @@ pub(crate) struct Run {
     /// Form of log lines.
     #[arg(long, env = "TALLYLIGHT_LOG_FORMAT", default_value = "json")]
     pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum CrdFormat {
+    Yaml,
+    Markdown,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -30,7 +30,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
     match cli::Cli::parse().command {
-        cli::Command::Crd(args) => crd::write(args.output_dir.as_deref()).context("failed to write the definitions"),
+        cli::Command::Crd(args) => {
+            crd::write(args.format, args.output_dir.as_deref()).context("failed to write the definitions")
+        }
         cli::Command::Run(args) => {
             telemetry::init(args.log_format);
             rustls::crypto::ring::default_provider()

@@ -24,6 +24,12 @@ fn the_chart_installs_those_crds() {
     );
 }
 
+#[test]
+fn the_api_reference_is_that_of_the_rust_types() {
+    let page = fs::read_to_string(repository::root().join("docs/api.md")).unwrap_or_default();
+    assert!(page == tallylight_crds::reference(), "docs/api.md differs from what the definitions say; {REPAIR}");
+}
+
 fn yaml_files(folder: &str) -> BTreeMap<String, String> {
     let entries =
         fs::read_dir(repository::root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}; {REPAIR}"));
