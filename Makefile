@@ -6,14 +6,21 @@ cargo_deny_version := 0.20.2
 cargo_deny := $(TALLYLIGHT_CACHE)/tools/cargo-deny-$(cargo_deny_version)/bin/cargo-deny
 helm := $(or $(KUBE_ASSETS),$(TALLYLIGHT_CACHE)/bin)/helm
 
+# What the chart's accounts asked of the API servers of the suites.
+audit_folder := $(TALLYLIGHT_CACHE)/audit
+
+promtool := $(TALLYLIGHT_CACHE)/bin/promtool
+
 # The operator under test can be told to die at a named step.
 test_features := --features webhook/crash-points
 
 .PHONY: test test-unit check fix crds bench fuzz advisories setup demo-clip
 
-# Sets up what the tests need, then runs every one and prints the counts.
+# Sets up what the tests need, then runs every one and prints the counts; then holds the chart's roles against what was done.
 test: setup binaries
-	tests/count.sh cargo test --workspace --locked --no-fail-fast $(test_features)
+	rm -rf $(audit_folder) && mkdir -p $(audit_folder)
+	TALLYLIGHT_AUDIT_FOLDER=$(audit_folder) tests/count.sh cargo test --workspace --locked --no-fail-fast $(test_features)
+	TALLYLIGHT_AUDIT_FOLDER=$(audit_folder) $(or $(CARGO_TARGET_DIR),target)/debug/rbac-coverage
 
 # The quick inner loop: no control plane, no media tools.
 test-unit:
@@ -26,16 +33,19 @@ check: setup $(cargo_deny)
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
 	$(cargo_deny) --locked check --hide-inclusion-graph bans licenses sources
 	$(helm) lint --strict --quiet charts/tallylight
+	$(TALLYLIGHT_CACHE)/bin/helm-unittest --color=false charts/tallylight
+	$(promtool) test rules tests/alerts.yaml
 
 # Repairs what can be repaired by a tool.
 fix:
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# Makes crds/*.yaml, and the chart's copy of them, from the Rust types.
+# Makes crds/*.yaml, the chart's copy of them and docs/api.md from the Rust types.
 crds:
 	cargo run --locked --quiet --package tallylight-operator -- crd --output-dir crds
 	cp crds/*.yaml charts/tallylight/files/crds/
+	cargo run --locked --quiet --package tallylight-operator -- crd --format markdown --output-dir docs
 
 bench: setup
 	tests/bench.sh $(BENCH)

@@ -146,6 +146,7 @@ rm -rf "$cache"/tools/.building-* # of a run that was killed: the lock says that
 kinds
 # Without its service discoveries: only rules are tried, and most of its code is clients of clouds.
 GOFLAGS=-tags=remove_all_sd build promtool promtool '' promtool=github.com/prometheus/prometheus/cmd/promtool
+build helm-unittest unittest '' helm-unittest=github.com/helm-unittest/helm-unittest/cmd/helm-unittest
 if [ -n "${KUBE_ASSETS:-}" ]; then
   for binary in etcd kube-apiserver kube-controller-manager helm; do
     [ -x "$KUBE_ASSETS/$binary" ] || fail "KUBE_ASSETS is set, but $KUBE_ASSETS/$binary is not there"

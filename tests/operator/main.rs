@@ -4,6 +4,7 @@
 
 mod chart;
 mod chart_matrix;
+mod compatibility;
 mod crash;
 mod delivery;
 mod leader;

@@ -21,7 +21,7 @@ use crate::chart::{kubectl, output};
 const NAMESPACE: &str = "release";
 const SOON: Duration = Duration::from_secs(60);
 /// The chart of the last release, as it was packaged.
-const LAST: &str = "tests/operator/fixtures/tallylight-0.1.0.tgz";
+pub(crate) const LAST: &str = "tests/operator/fixtures/tallylight-0.1.0.tgz";
 
 struct Cluster {
     operator: Option<Service>,

@@ -7,6 +7,7 @@ mod flags;
 mod generated;
 mod metrics;
 mod sources;
+mod values;
 
 use std::{fs, path::PathBuf, process::Command};
 
