@@ -13,8 +13,18 @@ use serde_json::Value;
 use tests::{apiserver::AUDIT_FOLDER, install};
 
 /// Tests that try what must be refused, by the beginning of their namespace.
-const REFUSALS: &[&str] =
-    &["foreign-", "unbound-", "ephemeral-", "rights-", "elsewhere-", "spec-", "events-", "fence-", "own-"];
+const REFUSALS: &[&str] = &[
+    "foreign-",
+    "away-foreign-",
+    "unbound-",
+    "ephemeral-",
+    "rights-",
+    "elsewhere-",
+    "spec-",
+    "events-",
+    "fence-",
+    "own-",
+];
 /// Tests that restart their API server: until it has read its roles, about a second, it forbids everything, and clients try again.
 const RESTARTS: &[&str] = &["outage-", "restart-"];
 /// The object by which every installation waits for the policy to refuse.
