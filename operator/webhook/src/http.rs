@@ -1,7 +1,14 @@
 //! The only file that opens a user's URL: one shared client, one POST an attempt, nothing followed, nothing trusted.
 
-use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
+use std::{
+    error::Error as StdError,
+    fs, io,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
+use hickory_resolver::{TokioResolver, config::LookupIpStrategy, net::NetError};
 use jiff::Timestamp;
 use reqwest::{
     Certificate, Client as Inner, ClientBuilder, Response,
@@ -113,7 +120,7 @@ fn builder() -> ClientBuilder {
         .retry(reqwest::retry::never())
         .referer(false)
         .no_proxy()
-        .dns_resolver(SystemDns)
+        .dns_resolver(SystemDns::default())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(IDLE_PER_HOST)
 }
@@ -159,19 +166,49 @@ fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     error.is::<rustls::Error>() || held.is_some_and(|held| is_tls(held))
 }
 
-/// The system's resolver, with an error that has a type.
-struct SystemDns;
+/// Resolves by what the system's resolv.conf and hosts file say, with an error that has a type. Not by libc: a lookup there
+/// holds a thread for as long as a silent name server lets it, and a static binary in an empty image has no NSS.
+#[derive(Default)]
+struct SystemDns(Mutex<Option<(SystemTime, TokioResolver)>>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the host has no address")]
 struct NoAddress;
 
+impl SystemDns {
+    /// Returns the resolver, made anew when resolv.conf has changed since: a laptop finds the name servers of its next network.
+    fn current(&self) -> Result<TokioResolver, NoAddress> {
+        let changed = fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((when, resolver)) = &*made
+            && *when == changed
+        {
+            return Ok(resolver.clone());
+        }
+        let resolver = resolver().map_err(|error| {
+            tracing::warn!(error = &error as &dyn StdError, "the system's name servers are not known");
+            NoAddress
+        })?;
+        *made = Some((changed, resolver.clone()));
+        Ok(resolver)
+    }
+}
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+fn resolver() -> Result<TokioResolver, NetError> {
+    let mut builder = TokioResolver::builder_tokio()?;
+    builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    builder.build()
+}
+
 impl Resolve for SystemDns {
     fn resolve(&self, name: Name) -> Resolving {
+        let resolver = self.current();
         Box::pin(async move {
+            let lookup = resolver?.lookup_ip(name.as_str()).await.map_err(|_unresolved| NoAddress)?;
             // The port is the URL's; 0 stands for it.
-            let found: Vec<SocketAddr> =
-                tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|_unresolved| NoAddress)?.collect();
+            let found: Vec<SocketAddr> = lookup.iter().map(|address| SocketAddr::new(address, 0)).collect();
             if found.is_empty() {
                 return Err(NoAddress.into());
             }
