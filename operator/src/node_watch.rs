@@ -7,10 +7,12 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{ContainerStatus, Pod},
+};
 use kube::{
     Api, Client, ResourceExt as _,
-    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -45,8 +47,6 @@ impl SharedNodes {
     }
 }
 
-type PodMeta = PartialObjectMeta<Pod>;
-
 /// Feeds `nodes` until cancelled, and sends what changes for pools and sessions.
 pub(crate) async fn run(
     client: Client,
@@ -59,7 +59,7 @@ pub(crate) async fn run(
 ) {
     let selector = watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={MEDIA_NODE_COMPONENT}"));
     let mut leases = all::<Lease>(&client, &scope, &selector);
-    let mut pods = all::<PodMeta>(&client, &scope, &selector);
+    let mut pods = all::<Pod>(&client, &scope, &selector);
     let mut listed = BTreeMap::new();
     let mut probes = tokio::time::interval(PROBE_PERIOD);
     probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -126,16 +126,17 @@ fn on_pod(
     nodes: &SharedNodes,
     listed: &mut BTreeSet<NodeKey>,
     namespace: Option<&str>,
-    event: watcher::Result<Event<PodMeta>>,
+    event: watcher::Result<Event<Pod>>,
 ) -> Vec<Change> {
     let mut nodes = nodes.lock();
     match event {
         Ok(Event::Init) => listed.clear(),
         Ok(Event::InitApply(pod)) => {
             listed.insert(key(&pod));
+            return seen(&mut nodes, &pod);
         }
         Ok(Event::InitDone) => return nodes.pods_listed(namespace, &std::mem::take(listed)),
-        Ok(Event::Apply(pod)) => nodes.pod(key(&pod)),
+        Ok(Event::Apply(pod)) => return seen(&mut nodes, &pod),
         Ok(Event::Delete(pod)) => return nodes.pod_gone(&key(&pod)).into_iter().collect(),
         Err(error) => {
             tracing::debug!(%error, "the watch of pods broke");
@@ -143,6 +144,24 @@ fn on_pod(
         }
     }
     Vec::new()
+}
+
+fn seen(nodes: &mut Nodes, pod: &Pod) -> Vec<Change> {
+    let node = key(pod);
+    nodes.pod(node.clone());
+    if is_down(pod) { nodes.container_down(&node).into_iter().collect() } else { Vec::new() }
+}
+
+/// Whether nothing of the pod runs, nor will for some time: it has failed as a whole, or its container died and the kubelet
+/// puts the next start off. A container that is started again at once says itself, sooner, which sessions it no longer has.
+fn is_down(pod: &Pod) -> bool {
+    let status = pod.status.clone().unwrap_or_default();
+    let over = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    let put_off = |container: &ContainerStatus| {
+        let has_died = container.last_state.as_ref().is_some_and(|state| state.terminated.is_some());
+        has_died && container.state.as_ref().is_some_and(|state| state.waiting.is_some())
+    };
+    over || status.container_statuses.iter().flatten().any(put_off)
 }
 
 /// Reads the Leases of overdue nodes: an unchanged one proves that the connection works and the node is silent.
@@ -181,4 +200,32 @@ fn observe(nodes: &mut Nodes, lease: &Lease, now: Instant) -> Option<Change> {
 
 fn key<K: kube::Resource>(object: &K) -> NodeKey {
     NodeKey { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(status: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "default"}, "status": status})).unwrap()
+    }
+
+    #[test]
+    fn a_container_whose_next_start_is_put_off_is_down() {
+        let died = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let container = |state, last| {
+            pod(json!({"phase": "Running", "containerStatuses": [{
+                "name": "media-node", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+                "state": state, "lastState": last,
+            }]}))
+        };
+
+        assert!(is_down(&container(json!({"waiting": {"reason": "CrashLoopBackOff"}}), died.clone())));
+        assert!(is_down(&pod(json!({"phase": "Failed", "reason": "Evicted"}))));
+        assert!(!is_down(&container(json!({"running": {}}), died.clone())), "it runs again");
+        assert!(!is_down(&container(died, json!({}))), "it is started again at once");
+        assert!(!is_down(&container(json!({"waiting": {"reason": "ContainerCreating"}}), json!({}))), "it never ran");
+    }
 }

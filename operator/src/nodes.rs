@@ -33,6 +33,7 @@ pub(crate) enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue)]
 pub(crate) enum Cause {
     PodGone,
+    ContainerDown,
     LeaseExpired,
 }
 
@@ -128,6 +129,11 @@ impl Nodes {
     pub(crate) fn pod_gone(&mut self, node: &NodeKey) -> Option<Change> {
         self.pods.remove(node);
         self.lose(node, Cause::PodGone)
+    }
+
+    /// The node's container has died and is not started again for now. A renewal by the next one finds the node again.
+    pub(crate) fn container_down(&mut self, node: &NodeKey) -> Option<Change> {
+        self.lose(node, Cause::ContainerDown)
     }
 
     /// All pods of a namespace (of all without one), as they were just listed; says which of those known before are gone.
@@ -271,6 +277,16 @@ mod tests {
         assert_eq!(nodes.pod_gone(&node("a")), None, "once");
         let back = nodes.lease(node("a"), Some("live".into()), "r2", clock.after(1));
         assert!(matches!(back, Some(Change::Found { .. })));
+    }
+
+    #[test]
+    fn a_container_that_died_takes_its_node_along_until_the_next_one_renews() {
+        let (mut nodes, mut clock) = start();
+        assert_eq!(nodes.container_down(&node("a")), Some(lost(Cause::ContainerDown)));
+        assert_eq!(nodes.container_down(&node("a")), None, "once");
+        assert!(nodes.is_lost(&node("a")));
+        assert!(nodes.lease(node("a"), Some("live".into()), "r2", clock.after(12)).is_some());
+        assert!(!nodes.is_lost(&node("a")));
     }
 
     #[test]
