@@ -1,24 +1,34 @@
-# Two images from one build: `docker build --target operator .` and `docker build --target media-node .`
-FROM rust:1.95.0-bookworm AS build
+# Two images from one build, each a static binary and the certificate authorities, nothing else:
+#   docker buildx build --target operator .        docker buildx build --target media-node .
+# Several platforms: --platform linux/amd64,linux/arm64 (the compiler runs on the builder's own). The same bytes again: set
+# SOURCE_DATE_EPOCH and --output type=oci,rewrite-timestamp=true. tests/images.sh builds the same final stages from a folder.
+FROM --platform=$BUILDPLATFORM rust:1.95.0-bookworm AS build
+ARG TARGETARCH
 WORKDIR /src
-COPY . .
 # rust-toolchain.toml names components that only development needs.
 ENV RUSTUP_TOOLCHAIN=1.95.0
+RUN if [ "$TARGETARCH" != "$(dpkg --print-architecture)" ]; then \
+      apt-get update && apt-get install -y --no-install-recommends crossbuild-essential-$TARGETARCH; \
+    fi
+COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package tallylight-operator --package tallylight-media-node \
-    && install -D -t /out target/release/tallylight-operator target/release/tallylight-media-node
+    make static STATIC_ARCH=$TARGETARCH STATIC_DIR=/out TALLYLIGHT_CACHE=/src/target/cache
 
-FROM gcr.io/distroless/cc-debian12:nonroot AS operator
+FROM scratch AS operator
+COPY --from=build /out/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/tallylight-operator /usr/local/bin/tallylight-operator
+USER 65532:65532
 # REST, metrics and health
 EXPOSE 5080 8080
 ENTRYPOINT ["/usr/local/bin/tallylight-operator"]
 CMD ["run"]
 
-FROM gcr.io/distroless/cc-debian12:nonroot AS media-node
+FROM scratch AS media-node
+COPY --from=build /out/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/tallylight-media-node /usr/local/bin/tallylight-media-node
-# RTMP, metrics and health
-EXPOSE 1935 8080
+USER 65532:65532
+# RTMP, relay, metrics and health
+EXPOSE 1935 5081 8080
 ENTRYPOINT ["/usr/local/bin/tallylight-media-node"]
 CMD ["run"]

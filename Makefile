@@ -4,6 +4,8 @@ export TALLYLIGHT_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tallylight
 
 cargo_deny_version := 0.20.2
 cargo_deny := $(TALLYLIGHT_CACHE)/tools/cargo-deny-$(cargo_deny_version)/bin/cargo-deny
+cargo_auditable_version := 0.7.2
+cargo_auditable := $(TALLYLIGHT_CACHE)/tools/cargo-auditable-$(cargo_auditable_version)/bin/cargo-auditable
 helm := $(or $(KUBE_ASSETS),$(TALLYLIGHT_CACHE)/bin)/helm
 
 # What the chart's accounts asked of the API servers of the suites.
@@ -65,6 +67,48 @@ setup:
 # The binaries that the suites start, with the tests: in one build, so that nothing is built twice with other features.
 binaries:
 	cargo build --workspace --bins --tests --locked $(test_features)
+
+# The binaries of the images: static, stripped, without a path of the machine in them, so that the same source gives the same
+# bytes. The list of all crates inside is embedded (cargo-auditable): scanners such as syft, trivy and `cargo audit bin` read it.
+.PHONY: static images e2e
+STATIC_ARCH ?= amd64
+static_target := $(if $(filter arm64,$(STATIC_ARCH)),aarch64,x86_64)-unknown-linux-gnu
+target_dir := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+STATIC_DIR ?= $(target_dir)/static/$(STATIC_ARCH)
+cargo_home := $(or $(CARGO_HOME),$(HOME)/.cargo)
+static: $(cargo_auditable)
+	rustup target add $(static_target) >/dev/null 2>&1 || true
+	env CARGO_PROFILE_RELEASE_STRIP=symbols CARGO_PROFILE_RELEASE_DEBUG=false CARGO_INCREMENTAL=0 \
+	  CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	  RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/src --remap-path-prefix=$(cargo_home)=/cargo" \
+	  PATH="$(dir $(cargo_auditable)):$$PATH" \
+	  cargo auditable build --release --locked --target $(static_target) -p tallylight-operator -p tallylight-media-node
+	install -D -t $(STATIC_DIR) $(target_dir)/$(static_target)/release/tallylight-operator \
+	  $(target_dir)/$(static_target)/release/tallylight-media-node
+	install -m 644 /etc/ssl/certs/ca-certificates.crt $(STATIC_DIR)/ca-certificates.crt
+
+# The images, built by the Dockerfile's final stages and checked, as archives for the cluster of the tests. As root, on Debian.
+images:
+	tests/setup.sh cluster
+	$(MAKE) --no-print-directory static
+	tests/images.sh $(STATIC_DIR) $(target_dir)/images
+
+# The life of a release on a cluster with real kubelets, as CI runs it. As root.
+.PHONY: story
+story: $(target_dir)/images/operator.tar
+	cargo test -p tests --locked --test e2e -- --ignored --nocapture a_release
+
+$(target_dir)/images/operator.tar:
+	$(MAKE) --no-print-directory images
+
+# Every way to lose a pod or a node, many times over, on a cluster with real kubelets. As root; CI runs the story of it.
+e2e: images
+	cargo test -p tests --locked --test e2e -- --ignored --nocapture --test-threads=1
+
+$(cargo_auditable):
+	CARGO_TARGET_DIR=$(TALLYLIGHT_CACHE)/tools/.cargo-auditable-target cargo install --locked --quiet cargo-auditable \
+	  --version $(cargo_auditable_version) --root $(TALLYLIGHT_CACHE)/tools/cargo-auditable-$(cargo_auditable_version)
+	rm -rf $(TALLYLIGHT_CACHE)/tools/.cargo-auditable-target
 
 $(cargo_deny):
 	CARGO_TARGET_DIR=$(TALLYLIGHT_CACHE)/tools/.cargo-deny-target cargo install --locked --quiet cargo-deny \
