@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, and prints one line a step. Run again, it only looks (under a second).
 #
-# Debian packages are installed when it runs as root; otherwise it names the missing ones and fails. etcd, kube-apiserver,
-# kube-controller-manager, helm, and kubectl where the system has none that is new enough, are built from the Go modules in
-# tests/tools, whose go.sum pins every byte, into a cache outside the clone. A build is kept in a folder named by the hash of
-# its module, so a new version is built beside the old one; $cache/bin links to the current ones.
+# Debian packages are installed when it runs as root; otherwise it names the missing ones and fails. etcd, the Kubernetes
+# binaries, helm, and kubectl where the system has none that is new enough, are built from the Go modules in tests/tools, whose
+# go.sum pins every byte, into a cache outside the clone. A build is kept in a folder named by the hash of its module, so a new
+# version is built beside the old one; $cache/bin links to the current ones.
+#
+# `setup.sh cluster` adds what a cluster with real nodes needs (tests/cluster), which runs as root only: a container runtime,
+# kubelet, kube-proxy, kube-scheduler, CoreDNS and Helm 3.
 #
 #   TALLYLIGHT_CACHE  the cache (default: ${XDG_CACHE_HOME:-~/.cache}/tallylight)
 #   KUBE_ASSETS       a folder that holds the Kubernetes binaries already: nothing is built then
@@ -16,6 +19,18 @@ cache=${TALLYLIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tallylight}
 # good, x264enc in ugly, decoders in libav.
 packages=(ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
   gstreamer1.0-plugins-ugly gstreamer1.0-libav python3)
+case ${1:-} in
+  '') with_cluster= ;;
+  # gcc links the pause container, openssl makes the certificates, buildah the images.
+  cluster)
+    with_cluster=yes
+    packages+=(containerd runc containernetworking-plugins buildah iptables nftables conntrack iproute2 openssl gcc libc6-dev)
+    ;;
+  *)
+    printf 'usage: setup.sh [cluster]\n' >&2
+    exit 2
+    ;;
+esac
 # The oldest kubectl that prints what the tests read (subresources, selectable fields).
 kubectl_minor=28
 
@@ -90,6 +105,11 @@ kubernetes() {
   build kube kube "$flags" \
     kube-apiserver=k8s.io/kubernetes/cmd/kube-apiserver \
     kube-controller-manager=k8s.io/kubernetes/cmd/kube-controller-manager
+  # Those of the nodes are small beside them: what they are made of is in Go's build cache by then.
+  [ -z "$with_cluster" ] || build nodes kube "$flags" \
+    kube-scheduler=k8s.io/kubernetes/cmd/kube-scheduler \
+    kubelet=k8s.io/kubernetes/cmd/kubelet \
+    kube-proxy=k8s.io/kubernetes/cmd/kube-proxy
   if system_kubectl; then
     [ ! -L "$cache/bin/kubectl" ] || rm -f "$cache/bin/kubectl"
     say kubectl "$(command -v kubectl)"
@@ -148,7 +168,9 @@ kinds
 GOFLAGS=-tags=remove_all_sd build promtool promtool '' promtool=github.com/prometheus/prometheus/cmd/promtool
 build helm-unittest unittest '' helm-unittest=github.com/helm-unittest/helm-unittest/cmd/helm-unittest
 if [ -n "${KUBE_ASSETS:-}" ]; then
-  for binary in etcd kube-apiserver kube-controller-manager helm; do
+  binaries=(etcd kube-apiserver kube-controller-manager helm)
+  [ -z "$with_cluster" ] || binaries+=(kube-scheduler kubelet kube-proxy coredns helm3)
+  for binary in "${binaries[@]}"; do
     [ -x "$KUBE_ASSETS/$binary" ] || fail "KUBE_ASSETS is set, but $KUBE_ASSETS/$binary is not there"
   done
   say 'kubernetes binaries' "$KUBE_ASSETS"
@@ -157,3 +179,7 @@ fi
 build etcd etcd '' etcd=go.etcd.io/etcd/server/v3
 build helm helm '' helm=helm.sh/helm/v4/cmd/helm
 kubernetes
+if [ -n "$with_cluster" ]; then
+  build coredns coredns '' coredns=github.com/coredns/coredns
+  build helm3 helm3 '' helm3=helm.sh/helm/v3/cmd/helm
+fi
