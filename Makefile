@@ -32,6 +32,7 @@ test-unit:
 check: setup $(cargo_deny)
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --package tests --test e2e --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
 	$(cargo_deny) --locked check --hide-inclusion-graph bans licenses sources
 	$(helm) lint --strict --quiet charts/tallylight
@@ -96,14 +97,14 @@ images:
 # The life of a release on a cluster with real kubelets, as CI runs it. As root.
 .PHONY: story
 story: $(target_dir)/images/operator.tar
-	cargo test -p tests --locked --test e2e -- --ignored --nocapture a_release
+	cargo test -p tests --locked --test e2e -- --nocapture story
 
 $(target_dir)/images/operator.tar:
 	$(MAKE) --no-print-directory images
 
 # Every way to lose a pod or a node, many times over, on a cluster with real kubelets. As root; CI runs the story of it.
 e2e: images
-	cargo test -p tests --locked --test e2e -- --ignored --nocapture --test-threads=1
+	cargo test -p tests --locked --test e2e -- --nocapture --test-threads=1
 
 $(cargo_auditable):
 	CARGO_TARGET_DIR=$(TALLYLIGHT_CACHE)/tools/.cargo-auditable-target cargo install --locked --quiet cargo-auditable \

@@ -208,7 +208,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(status: serde_json::Value) -> Pod {
+    fn pod(status: &serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "a", "namespace": "default"}, "status": status})).unwrap()
     }
 
@@ -216,14 +216,14 @@ mod tests {
     fn a_container_whose_next_start_is_put_off_is_down() {
         let died = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         let container = |state, last| {
-            pod(json!({"phase": "Running", "containerStatuses": [{
+            pod(&json!({"phase": "Running", "containerStatuses": [{
                 "name": "media-node", "image": "", "imageID": "", "ready": false, "restartCount": 1,
                 "state": state, "lastState": last,
             }]}))
         };
 
         assert!(is_down(&container(json!({"waiting": {"reason": "CrashLoopBackOff"}}), died.clone())));
-        assert!(is_down(&pod(json!({"phase": "Failed", "reason": "Evicted"}))));
+        assert!(is_down(&pod(&json!({"phase": "Failed", "reason": "Evicted"}))));
         assert!(!is_down(&container(json!({"running": {}}), died.clone())), "it runs again");
         assert!(!is_down(&container(died, json!({}))), "it is started again at once");
         assert!(!is_down(&container(json!({"waiting": {"reason": "ContainerCreating"}}), json!({}))), "it never ran");

@@ -6,6 +6,7 @@
 //! `make test` builds what the parts need; each says what is missing and how to get it.
 
 pub mod apiserver;
+pub mod cluster;
 pub mod encoder;
 pub mod front;
 pub mod http;

@@ -87,18 +87,32 @@ impl Receiver {
     /// # Errors
     /// When no port is free.
     pub async fn start() -> Result<Self> {
+        Self::start_on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// As [`Receiver::start`], on an address of a network that the caller has entered.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn start_on(host: Ipv4Addr) -> Result<Self> {
         let script: Script = Arc::new(|_: &Request| Reply::Status(200));
         let shared = Arc::new(Shared { requests: Mutex::default(), script: Mutex::new(script) });
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()?));
+        let address = SocketAddr::from((host, ports::free()?));
         let mut receiver = Self { shared, address, running: None };
         receiver.restart().await?;
         Ok(receiver)
     }
 
-    /// Returns `http://127.0.0.1:<port>/<path>`.
+    /// Returns `http://<address>:<port>/<path>`.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.address)
+    }
+
+    /// Returns the port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// Says how requests are answered from now on.

@@ -1,4 +1,4 @@
-//! Ends child processes and removes folders when the test process dies without running destructors (SIGKILL, an abort, or
+//! Ends child processes, runs commands and removes folders when the test process dies without running destructors (SIGKILL, an abort, or
 //! the parts that a whole test binary shares, which are never dropped).
 //!
 //! One `sh` a test process reads the process ids and folders from a pipe. The pipe closes when this process is gone, in
@@ -16,16 +16,19 @@ use anyhow::{Context, Result, anyhow};
 /// Ctrl-C reaches the whole process group: the watchdog must outlive it.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
-pids= folders=
+pids= folders= commands=
 while read -r op value; do
   case $op in
     +) pids="$pids $value " ;;
     -) pids=$(printf %s "$pids" | sed "s/ $value //") ;;
+    c) commands="$commands$value
+" ;;
     d) folders="$folders$value
 " ;;
   esac
 done
 [ -z "$pids" ] || kill -9 $pids 2>/dev/null
+printf %s "$commands" | while IFS= read -r command; do sh -c "$command"; done
 printf %s "$folders" | while IFS= read -r folder; do rm -rf -- "$folder"; done
 "#;
 
@@ -51,6 +54,14 @@ pub fn forget(process: u32) -> Result<()> {
 /// As [`watch`].
 pub fn remove_folder(folder: &Path) -> Result<()> {
     tell(&format!("d {}", folder.display()))
+}
+
+/// Runs a shell command, on one line, when this process dies.
+///
+/// # Errors
+/// As [`watch`].
+pub fn run_at_end(command: &str) -> Result<()> {
+    tell(&format!("c {command}"))
 }
 
 fn tell(line: &str) -> Result<()> {
