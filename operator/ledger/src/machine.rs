@@ -246,7 +246,11 @@ fn change_session(
     patch.test("/status/session/epoch", &status.session.epoch);
     patch.test("/status/session/state", &status.session.state);
     patch.test("/status/hooks/lastSequence", &status.hooks.last_sequence);
-    patch.replace("/status/session", &session);
+    if session.ordinal == status.session.ordinal {
+        patch.change("/status/session", &status.session, &session);
+    } else {
+        patch.replace("/status/session", &session);
+    }
     patch.replace("/status/state", &state);
     next.state = state;
     next.session = session;
@@ -281,7 +285,7 @@ fn ack(status: &BroadcastStatus, through: i64, lane: Option<&Lane>) -> Result<St
     next.hooks.acked_sequence = through;
     next.hooks.pending.drain(..settled);
     if let Some(lane) = lane.filter(|lane| changes_lane(hooks.lane.as_ref(), lane)) {
-        patch.add("/status/hooks/lane", lane);
+        patch.set_lane(hooks.lane.as_ref(), lane);
         next.hooks.lane = Some(lane.clone());
     }
     Ok(Step::Write(Box::new(Transition { patch: patch.build(), status: next })))
@@ -295,7 +299,7 @@ fn set_lane(status: &BroadcastStatus, lane: &Lane) -> Step {
     let mut patch = PatchBuilder::default();
     // A lane's state speaks of the first pending event: it must still be that one.
     patch.test("/status/hooks/ackedSequence", &status.hooks.acked_sequence);
-    patch.add("/status/hooks/lane", lane);
+    patch.set_lane(status.hooks.lane.as_ref(), lane);
     next.hooks.lane = Some(lane.clone());
     Step::Write(Box::new(Transition { patch: patch.build(), status: next }))
 }
@@ -337,6 +341,30 @@ impl PatchBuilder {
     fn replace<T: Serialize>(&mut self, path: &'static str, value: &T) {
         let (path, value) = (pointer(path), plain(value));
         self.0.push(PatchOperation::Replace(json_patch::ReplaceOperation { path, value }));
+    }
+
+    /// Writes the members of an object that differ, and no others: a newer version may have added some.
+    fn change<T: Serialize>(&mut self, path: &'static str, old: &T, new: &T) {
+        let (Value::Object(old), Value::Object(new)) = (plain(old), plain(new)) else { return };
+        let place = |member: &String| {
+            let mut path = pointer(path);
+            path.push_back(member);
+            path
+        };
+        for member in old.keys().filter(|member| !new.contains_key(*member)) {
+            self.0.push(PatchOperation::Remove(json_patch::RemoveOperation { path: place(member) }));
+        }
+        for (member, value) in new.iter().filter(|(member, value)| old.get(*member) != Some(value)) {
+            let (path, value) = (place(member), value.clone());
+            self.0.push(PatchOperation::Add(json_patch::AddOperation { path, value }));
+        }
+    }
+
+    fn set_lane(&mut self, old: Option<&Lane>, new: &Lane) {
+        match old {
+            Some(old) => self.change("/status/hooks/lane", old, new),
+            None => self.add("/status/hooks/lane", new),
+        }
     }
 
     pub(crate) fn remove(&mut self, path: &'static str) {

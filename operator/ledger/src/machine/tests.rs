@@ -76,6 +76,41 @@ fn an_end_is_written_once_whoever_asks_again() {
 }
 
 #[test]
+fn what_a_newer_version_added_outlives_every_write_about_it() {
+    let parked = written(&live(), &park(&live(), 5));
+    let waiting = |attempts| Lane {
+        state: LaneState::Backoff,
+        attempts,
+        next_attempt_time: None,
+        last_status: None,
+        last_error: None,
+        observed_generation: None,
+    };
+    let failing = written(&live(), &Input::SetLane(waiting(1)));
+    for (status, input) in [
+        (live(), end(&live(), 9)),
+        (live(), close(&live(), 9)),
+        (live(), park(&live(), 5)),
+        (parked.clone(), claim("b", "node-2", 6)),
+        (parked.clone(), close(&parked, 60)),
+        (failing.clone(), Input::SetLane(waiting(2))),
+        (failing, Input::Ack { through: 1, lane: Some(waiting(0)) }),
+    ] {
+        let mut newer = json!({"status": status});
+        newer["status"]["session"]["newer"] = json!("kept");
+        if status.hooks.lane.is_some() {
+            newer["status"]["hooks"]["lane"]["newer"] = json!("kept");
+        }
+        let Ok(Step::Write(transition)) = apply(&status, &input) else { panic!("{input:?}") };
+
+        json_patch::patch(&mut newer, &transition.patch).unwrap();
+
+        assert_eq!(newer["status"]["session"]["newer"], "kept", "{input:?}");
+        assert!(status.hooks.lane.is_none() || newer["status"]["hooks"]["lane"]["newer"] == "kept", "{input:?}");
+    }
+}
+
+#[test]
 fn a_node_whose_session_was_closed_is_fenced() {
     let closed = written(&live(), &close(&live(), 5));
     assert_eq!(closed.session.epoch, 2);
