@@ -18,8 +18,8 @@ pub const MEDIA: &str = "tallylight-media";
 /// The operator's account.
 pub const OPERATOR: &str = "tallylight-operator";
 
-/// The shortest life that the API server grants, and longer than a test.
-const TOKEN_SECONDS: i64 = 600;
+/// Longer than the longest test and measurement.
+const TOKEN_SECONDS: i64 = 3600;
 
 /// A token of the operator's account.
 ///
@@ -63,11 +63,19 @@ pub async fn media_pod(admin: &Client, namespace: &str, pool: &str, name: &str) 
         },
     }))?;
     let pod = Api::<Pod>::namespaced(admin.clone(), namespace).create(&PostParams::default(), &pod).await?;
+    of_pod(admin, namespace, &pod).await
+}
+
+/// A token bound to the pod of a media-node.
+///
+/// # Errors
+/// When the pod is gone, or the account is not there.
+pub async fn of_pod(admin: &Client, namespace: &str, pod: &Pod) -> Result<Credential> {
     let bound = BoundObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Pod".to_owned()),
-        name: Some(name.to_owned()),
-        uid: pod.metadata.uid,
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
     };
     token(admin, namespace, MEDIA, Some(bound)).await
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Pod},
     apimachinery::pkg::apis::meta::v1::Status,
@@ -21,10 +21,14 @@ use kube::{
     },
 };
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::MissedTickBehavior};
 
 /// As media nodes do.
 const RENEW: Duration = Duration::from_secs(5);
+/// Leases are renewed in as many groups, one after the other, as nodes do that were not started at once.
+const GROUPS: usize = 50;
+/// Renewals under way at once.
+const WRITERS: usize = 8;
 
 /// What a test wants of pods from now on.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +49,12 @@ impl Kubelet {
     /// Starts it, as the admin that `client` is.
     #[must_use]
     pub fn start(client: Client, namespace: &str) -> Self {
+        Self::renewing(client, namespace, RENEW)
+    }
+
+    /// As [`Kubelet::start`], with another time between two renewals of a Lease.
+    #[must_use]
+    pub fn renewing(client: Client, namespace: &str, every: Duration) -> Self {
         let wishes = watch::Sender::new(Wishes::default());
         let machine = Machine {
             pods: Api::namespaced(client.clone(), namespace),
@@ -54,7 +64,7 @@ impl Kubelet {
             addresses: 0,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(machine.run());
+        tasks.spawn(machine.run(every));
         Self { wishes, _tasks: tasks }
     }
 
@@ -79,14 +89,16 @@ struct Machine {
     leases: Api<Lease>,
     seen: BTreeMap<String, Pod>,
     wishes: watch::Receiver<Wishes>,
-    addresses: u8,
+    addresses: u16,
 }
 
 impl Machine {
-    async fn run(mut self) {
+    async fn run(mut self, every: Duration) {
         let config = watcher::Config::default().labels("app.kubernetes.io/component=media-node");
         let mut events = std::pin::pin!(watcher(self.pods.clone(), config).default_backoff());
-        let mut renewals = tokio::time::interval(RENEW);
+        let mut renewals = tokio::time::interval(every / GROUPS as u32);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut group = 0;
         loop {
             tokio::select! {
                 Some(event) = events.next() => match event {
@@ -102,9 +114,12 @@ impl Machine {
                 Ok(()) = self.wishes.changed() => {
                     self.wishes.mark_unchanged();
                     self.tend_all().await;
-                    self.renew_all().await;
+                    self.renew_all(0, 1).await;
                 }
-                _ = renewals.tick() => self.renew_all().await,
+                _ = renewals.tick() => {
+                    self.renew_all(group, GROUPS).await;
+                    group = (group + 1) % GROUPS;
+                }
                 else => return,
             }
         }
@@ -147,7 +162,8 @@ impl Machine {
     async fn run_containers(&mut self, name: &str) -> Result<()> {
         self.renew(name).await?;
         self.addresses = self.addresses.wrapping_add(1);
-        let address = format!("10.1.0.{}", self.addresses);
+        let [high, low] = self.addresses.to_be_bytes();
+        let address = format!("10.1.{high}.{low}");
         let status = json!({"status": {
             "phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "hostIP": "192.0.2.1",
             "conditions": [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}],
@@ -162,14 +178,19 @@ impl Machine {
         Ok(())
     }
 
-    async fn renew_all(&self) {
-        for (name, pod) in &self.seen {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            if phase == Some("Running") {
-                // A Lease that is not renewed shows in the test.
-                drop(self.renew(name).await);
+    /// Renews every `of`th Lease, from the one at `first` on. One that is not renewed shows in the test.
+    async fn renew_all(&self, first: usize, of: usize) {
+        let mut renewals = FuturesUnordered::new();
+        for (name, pod) in self.seen.iter().skip(first).step_by(of) {
+            if pod.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Running") {
+                continue;
+            }
+            renewals.push(self.renew(name));
+            if renewals.len() == WRITERS {
+                drop(renewals.next().await);
             }
         }
+        while renewals.next().await.is_some() {}
     }
 
     async fn renew(&self, name: &str) -> Result<()> {

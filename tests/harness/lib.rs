@@ -9,6 +9,7 @@ pub mod apiserver;
 pub mod cluster;
 pub mod encoder;
 pub mod front;
+pub mod fleet;
 pub mod http;
 pub mod identity;
 pub mod install;

@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::Pod,
+    },
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
 use kube::{
-    Api,
+    Api, ResourceExt as _,
     api::{Patch, PatchParams, PostParams},
 };
 use ledger::{Claim, Committed, Input, Key, KubeStore, Owner, Store, commit};
@@ -18,10 +21,12 @@ use serde_json::json;
 use tallylight_crds::{Broadcast, COMPONENT_LABEL, MEDIA_NODE_COMPONENT, POOL_LABEL, Protocol, Reason};
 use tokio::task::JoinSet;
 
-use crate::install::Tenant;
+use crate::{identity, install::Tenant};
 
 /// As the media-node renews.
 const RENEWAL: Duration = Duration::from_secs(5);
+/// At one input; each may take 10 s.
+const ATTEMPTS: u32 = 3;
 
 /// A node that lives as long as its handle, or until it is silenced.
 pub struct Node {
@@ -56,6 +61,17 @@ impl Node {
         heartbeat.spawn(renew(leases, name.to_owned()));
         let store = KubeStore::new(client, "tallylight-media-node");
         Ok(Self { store, namespace: tenant.namespace.clone(), name: name.to_owned(), heartbeat })
+    }
+
+    /// Speaks for a pod that is there, whose Lease a [`Kubelet`](crate::kubelet::Kubelet) renews.
+    ///
+    /// # Errors
+    /// When its token is refused.
+    pub async fn of_pod(tenant: &Tenant, pod: &Pod) -> Result<Self> {
+        let name = pod.name_any();
+        let credential = identity::of_pod(&tenant.admin, &tenant.namespace, pod).await?;
+        let store = KubeStore::new(tenant.plane.client(&credential).await?, "tallylight-media-node");
+        Ok(Self { store, namespace: tenant.namespace.clone(), name, heartbeat: JoinSet::new() })
     }
 
     /// Stops renewing the Lease, as a node does that is cut off or dead; its pod object stays.
@@ -97,12 +113,23 @@ impl Node {
         self.end(broadcast, owner, Reason::PublisherClosed).await
     }
 
+    /// Without an answer the same input is given again, as media nodes do: it takes effect once.
     async fn commit(&self, broadcast: &str, input: &Input) -> Result<Box<Broadcast>> {
         let key = Key { namespace: self.namespace.clone(), name: broadcast.to_owned() };
-        let known = self.store.get(&key).await?.with_context(|| format!("there is no {key}"))?;
-        match commit(&self.store, &known, input).await? {
-            Committed::Done(broadcast) => Ok(broadcast),
-            other => bail!("{input:?} of {key}: {other:?}"),
+        let mut attempts = 1;
+        loop {
+            match self.attempt(&key, input).await {
+                Err(ledger::Error::Unavailable { .. }) if attempts < ATTEMPTS => attempts += 1,
+                Ok(Some(Committed::Done(broadcast))) => return Ok(broadcast),
+                other => bail!("{input:?} of {key}: {other:?}"),
+            }
+        }
+    }
+
+    async fn attempt(&self, key: &Key, input: &Input) -> Result<Option<Committed>, ledger::Error> {
+        match self.store.get(key).await? {
+            Some(known) => commit(&self.store, &known, input).await.map(Some),
+            None => Ok(None),
         }
     }
 }

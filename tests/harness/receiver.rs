@@ -154,6 +154,12 @@ impl Receiver {
         lock(&self.shared.requests).clone()
     }
 
+    /// Counts what came so far, refused and repeated ones too.
+    #[must_use]
+    pub fn received(&self) -> usize {
+        lock(&self.shared.requests).len()
+    }
+
     /// Forgets what came so far.
     pub fn clear(&self) {
         lock(&self.shared.requests).clear();

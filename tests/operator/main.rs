@@ -14,6 +14,7 @@ mod policy;
 mod pool_keys;
 mod pools;
 mod release;
+mod scale;
 mod schema;
 mod sessions;
 mod stage;

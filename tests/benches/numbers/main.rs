@@ -9,6 +9,7 @@ mod machine;
 mod media;
 mod operator_memory;
 mod relay;
+mod scale;
 mod server;
 mod spread;
 
@@ -16,7 +17,7 @@ use std::env;
 
 use anyhow::{Result, bail};
 
-const PARTS: [&str; 7] = ["ingest", "play", "memory", "hooks", "api", "relay", "operator"];
+const PARTS: [&str; 8] = ["ingest", "play", "memory", "hooks", "api", "relay", "operator", "scale"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -36,6 +37,7 @@ async fn main() -> Result<()> {
             "hooks" => hooks::measure().await?,
             "api" => api::measure().await?,
             "relay" => relay::measure().await?,
+            "scale" => scale::measure().await?,
             _ => operator_memory::measure().await?,
         }
     }

@@ -5,17 +5,14 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::{
-    install, repository,
+    fleet, install, repository,
     service::{Launch, Service},
     wait,
 };
-use tokio::task::JoinSet;
 
 use crate::say;
 
 const BROADCASTS: usize = 10_000;
-/// Creations under way at once.
-const WRITERS: usize = 16;
 const LISTED: Duration = Duration::from_secs(300);
 
 pub(crate) async fn measure() -> Result<()> {
@@ -27,7 +24,8 @@ pub(crate) async fn measure() -> Result<()> {
     let operator = launch.start().await?;
     let before = steady(&operator).await?;
     let started = tokio::time::Instant::now();
-    create(&tenant).await?;
+    let spec = json!({"listenerHookURL": "http://127.0.0.1:9/hook", "name": "An idle one", "category": "bench"});
+    fleet::broadcasts(&tenant, BROADCASTS, &spec).await?;
     let created = started.elapsed();
     let watched = steady(&operator).await?;
     operator.stop().await?;
@@ -47,30 +45,6 @@ pub(crate) async fn measure() -> Result<()> {
         mb(watched - before),
         mb(listed - before)
     ));
-    Ok(())
-}
-
-async fn create(tenant: &install::Tenant) -> Result<()> {
-    let spec = json!({"listenerHookURL": "http://127.0.0.1:9/hook", "name": "An idle one", "category": "bench"});
-    let mut writers = JoinSet::new();
-    for writer in 0..WRITERS {
-        let (admin, namespace, spec) = (tenant.plane.admin().await?, tenant.namespace.clone(), spec.clone());
-        writers.spawn(async move {
-            for index in (writer..BROADCASTS).step_by(WRITERS) {
-                let mut spec = spec.clone();
-                spec["pool"] = json!("live");
-                let document = json!({
-                    "apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast",
-                    "metadata": {"name": format!("idle-{index}")}, "spec": spec,
-                });
-                install::apply(&admin, &namespace, &document).await?;
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(done) = writers.join_next().await {
-        done??;
-    }
     Ok(())
 }
 
