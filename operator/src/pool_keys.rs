@@ -255,6 +255,15 @@ mod tests {
     }
 
     #[test]
+    fn the_secret_of_release_0_1_0_is_taken_and_is_made_the_same() {
+        let released: Secret =
+            serde_json::from_str(include_str!("../../tests/fixtures/0.1.0/pool-secret.json")).unwrap();
+
+        assert!(judge(&released, &pool("5d1c")).is_ok());
+        assert_eq!(secret(&pool("5d1c"), &[7; 32]), released);
+    }
+
+    #[test]
     fn the_secret_belongs_to_its_pool_and_holds_a_key_of_its_own() {
         let (one, two) = (random().unwrap(), random().unwrap());
         let secret = secret(&pool("u-1"), &one);

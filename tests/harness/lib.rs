@@ -8,8 +8,8 @@
 pub mod apiserver;
 pub mod cluster;
 pub mod encoder;
-pub mod front;
 pub mod fleet;
+pub mod front;
 pub mod http;
 pub mod identity;
 pub mod install;

@@ -18,3 +18,4 @@ mod scale;
 mod schema;
 mod sessions;
 mod stage;
+mod upgrade;

@@ -210,6 +210,23 @@ mod tests {
     }
 
     #[test]
+    fn the_records_of_release_0_1_0_are_read_and_written_to_the_byte() {
+        let video = Track::first(Kind::Video);
+        let sound = Track::first(Kind::Audio);
+        let mut bytes = BytesMut::new();
+        encode(&item(video, MediaTime::new(0, Timescale::MILLIS), Role::Header, b"avcC"), &mut bytes);
+        encode(&keyframe(), &mut bytes);
+        encode(&item(sound, MediaTime::new(23, Timescale::MILLIS), Role::Dependent, b"aac"), &mut bytes);
+        encode_silence(&mut bytes);
+        encode_end(&mut bytes);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+
+        let released = include_str!("../../../tests/fixtures/0.1.0/relay-frames.txt");
+
+        assert_eq!(hex, released.split_whitespace().collect::<String>());
+    }
+
+    #[test]
     fn what_a_later_version_adds_is_skipped() {
         let mut bytes = record(200, b"something else");
         let mut header = vec![20, 1, 0, 2];

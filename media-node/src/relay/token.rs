@@ -115,6 +115,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_of_release_0_1_0_is_good_and_is_made_the_same() {
+        let key = PoolKey::new(&[7; 32]).unwrap();
+        let released = include_str!("../../../tests/fixtures/0.1.0/relay-token.txt").trim();
+
+        assert_eq!(key.verify(released, 1_000), Ok(grant()));
+        assert_eq!(key.sign(&grant()), released);
+    }
+
+    #[test]
     fn a_token_of_another_key_or_a_changed_one_is_refused() {
         let (key, other) = (PoolKey::new(&[7; 32]).unwrap(), PoolKey::new(&[8; 32]).unwrap());
         let token = key.sign(&grant());

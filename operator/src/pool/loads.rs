@@ -57,3 +57,14 @@ fn read(lease: &Lease) -> Load {
 fn key(lease: &Lease) -> NodeKey {
     NodeKey { namespace: lease.namespace().unwrap_or_default(), name: lease.name_any() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_in_a_lease_of_release_0_1_0_is_read() {
+        let lease = serde_json::from_str(include_str!("../../../tests/fixtures/0.1.0/lease.json")).unwrap();
+        assert_eq!(read(&lease), Load { megabits_out: 340, cpu_percent: 85 });
+    }
+}
