@@ -55,11 +55,11 @@ impl Fleet {
     pub async fn open(&self, broadcasts: impl Iterator<Item = String>, rate: u32) -> Result<Vec<Live>> {
         let publishers = broadcasts.enumerate().map(|(index, broadcast)| {
             let (nodes, node) = (Arc::clone(&self.nodes), index % self.nodes.len());
-            async move {
+            Box::pin(async move {
                 let begin = Instant::now();
                 let owner = nodes.get(node).context("the pool has no node")?.open(&broadcast).await?;
                 Ok(Live { broadcast, node, owner, accepted_after: begin.elapsed() })
-            }
+            })
         });
         at_rate(rate, publishers).await
     }
@@ -71,10 +71,10 @@ impl Fleet {
     pub async fn end(&self, live: Vec<Live>, rate: u32) -> Result<()> {
         let ends = live.into_iter().map(|Live { broadcast, node, owner, .. }| {
             let nodes = Arc::clone(&self.nodes);
-            async move {
+            Box::pin(async move {
                 let node = nodes.get(node).context("the pool has no node")?;
                 node.end(&broadcast, owner, Reason::PublisherClosed).await
-            }
+            })
         });
         at_rate(rate, ends).await.map(|_| ())
     }
