@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use rtmp::client::Event;
@@ -16,9 +16,11 @@ use tests::{
     wait,
 };
 use tokio::{
+    runtime,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{say, spread::Spread};
 
@@ -120,19 +122,36 @@ async fn playing(url: &str) -> Result<Client> {
     .await
 }
 
-/// The owner's share of a core while the stream is played from those addresses.
+/// The owner's share of a core while the stream is played from those addresses. Each player waits on a thread of its own, as
+/// each other node does in its process: on one machine a sender pays for waking whoever reads, and players that shared a thread
+/// would be awake already.
 async fn cores(owner: &Service, urls: Vec<String>) -> Result<f64> {
-    let mut players = JoinSet::new();
+    let (mut players, over) = (JoinSet::new(), CancellationToken::new());
     for url in urls {
-        let mut player = playing(&url).await?;
-        players.spawn(async move { while let Ok(Some(_)) = player.next().await {} });
+        let over = over.clone();
+        players.spawn_blocking(move || -> Result<()> {
+            let play = async {
+                let mut player = playing(&url).await?;
+                while player.next().await?.is_some() {}
+                bail!("{url} ended")
+            };
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(over.run_until_cancelled(play)).unwrap_or(Ok(()))
+        });
     }
+    // all of them play by then
+    let mut starting = interval(Duration::from_secs(5));
+    starting.tick().await;
+    starting.tick().await;
     let mut end = interval(Duration::from_secs(SECONDS));
     end.tick().await;
     let (started, before) = (Instant::now(), cpu_seconds(owner)?);
     end.tick().await;
     let cores = (cpu_seconds(owner)? - before) / started.elapsed().as_secs_f64();
-    players.shutdown().await;
+    over.cancel();
+    while let Some(played) = players.join_next().await {
+        played??;
+    }
     // relays linger, and must not be counted in the next reading
     let mut lingering = interval(Duration::from_secs(7));
     lingering.tick().await;
