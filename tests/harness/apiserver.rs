@@ -371,7 +371,9 @@ fn api_command(at: &Path, settings: &Settings) -> Result<Command> {
         .args([file("cert-dir", "certificates"), file("audit-policy-file", "audit.yaml")])
         .arg(format!("--audit-log-path={}", settings.audit.display()))
         // An answer is in the log before the client has it.
-        .arg("--audit-log-mode=blocking-strict");
+        .arg("--audit-log-mode=blocking-strict")
+        // All of it in one file: by default another is begun after 100 MB.
+        .arg("--audit-log-maxsize=10000");
     Ok(command)
 }
 

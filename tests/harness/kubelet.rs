@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Pod},
     apimachinery::pkg::apis::meta::v1::Status,
@@ -56,15 +56,17 @@ impl Kubelet {
     #[must_use]
     pub fn renewing(client: Client, namespace: &str, every: Duration) -> Self {
         let wishes = watch::Sender::new(Wishes::default());
-        let machine = Machine {
+        // Two watches, so that no Lease waits for pods that start.
+        let machine = || Machine {
             pods: Api::namespaced(client.clone(), namespace),
-            leases: Api::namespaced(client, namespace),
+            leases: Api::namespaced(client.clone(), namespace),
             seen: BTreeMap::new(),
             wishes: wishes.subscribe(),
             addresses: 0,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(machine.run(every));
+        tasks.spawn(machine().run_pods());
+        tasks.spawn(machine().renew_leases(every));
         Self { wishes, _tasks: tasks }
     }
 
@@ -93,27 +95,54 @@ struct Machine {
 }
 
 impl Machine {
-    async fn run(mut self, every: Duration) {
+    fn watch(&self) -> impl Stream<Item = watcher::Result<Event<Pod>>> + Send + use<> {
         let config = watcher::Config::default().labels("app.kubernetes.io/component=media-node");
-        let mut events = std::pin::pin!(watcher(self.pods.clone(), config).default_backoff());
+        watcher(self.pods.clone(), config).default_backoff()
+    }
+
+    /// Takes note of an event, and returns the pod that is to be tended.
+    fn see(&mut self, event: watcher::Result<Event<Pod>>) -> Option<String> {
+        match event {
+            Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
+                let name = pod.name_any();
+                self.seen.insert(name.clone(), pod);
+                return Some(name);
+            }
+            Ok(Event::Delete(pod)) => _ = self.seen.remove(&pod.name_any()),
+            Ok(Event::Init) => self.seen.clear(),
+            Ok(Event::InitDone) | Err(_) => {}
+        }
+        None
+    }
+
+    async fn run_pods(mut self) {
+        let mut events = std::pin::pin!(self.watch());
+        loop {
+            tokio::select! {
+                Some(event) = events.next() => {
+                    if let Some(name) = self.see(event) {
+                        self.tend(&name).await;
+                    }
+                }
+                Ok(()) = self.wishes.changed() => {
+                    self.wishes.mark_unchanged();
+                    self.tend_all().await;
+                }
+                else => return,
+            }
+        }
+    }
+
+    async fn renew_leases(mut self, every: Duration) {
+        let mut events = std::pin::pin!(self.watch());
         let mut renewals = tokio::time::interval(every / GROUPS as u32);
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut group = 0;
         loop {
             tokio::select! {
-                Some(event) = events.next() => match event {
-                    Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
-                        let name = pod.name_any();
-                        self.seen.insert(name.clone(), pod);
-                        self.tend(&name).await;
-                    }
-                    Ok(Event::Delete(pod)) => _ = self.seen.remove(&pod.name_any()),
-                    Ok(Event::Init) => self.seen.clear(),
-                    Ok(Event::InitDone) | Err(_) => {}
-                },
+                Some(event) = events.next() => drop(self.see(event)),
                 Ok(()) = self.wishes.changed() => {
                     self.wishes.mark_unchanged();
-                    self.tend_all().await;
                     self.renew_all(0, 1).await;
                 }
                 _ = renewals.tick() => {
@@ -178,11 +207,12 @@ impl Machine {
         Ok(())
     }
 
-    /// Renews every `of`th Lease, from the one at `first` on. One that is not renewed shows in the test.
-    async fn renew_all(&self, first: usize, of: usize) {
+    /// Renews the Leases of one of so many groups, to which pods belong by name. One that is not renewed shows in the test.
+    async fn renew_all(&self, group: usize, groups: usize) {
         let mut renewals = FuturesUnordered::new();
-        for (name, pod) in self.seen.iter().skip(first).step_by(of) {
-            if pod.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Running") {
+        for (name, pod) in &self.seen {
+            let is_running = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
+            if !is_running || name.bytes().map(usize::from).sum::<usize>() % groups != group {
                 continue;
             }
             renewals.push(self.renew(name));
