@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
+use kube::{Api, ResourceExt as _};
+use tallylight_crds::{Broadcast, SessionState};
 use tests::{media::Publisher, wait};
 
-use crate::release::{Release, SOON, expect, machine, report, url};
+use crate::release::{NAMESPACE, Release, SOON, expect, machine, report, url};
 
 /// How often the quick losses are repeated.
 const ROUNDS: usize = 5;
@@ -98,11 +99,25 @@ async fn deleted_by_force(release: &Release) -> Result<()> {
         let (publisher, end) = on_air(release, &pod, &format!("deleted-{round}")).await?;
         let begin = Instant::now();
         release.kubectl(&["delete", "pod", &pod.name_any(), "--grace-period=0", "--force", "--wait=false"]).await?;
-        times.push(ended(release, end, begin).await?);
+        let (hook, after) = release.hook(end, begin, SOON * 2).await?;
+        expect(&hook, "liveStreamEnded", Some("NodeLost"))?;
+        times.push(after);
         drop(publisher);
+        settled(release).await?;
     }
     report("pod deleted by force to End received", &times);
     Ok(())
+}
+
+/// A pod that is gone from the API may run for a moment yet, and its publisher claim anew: that session ends as well.
+async fn settled(release: &Release) -> Result<()> {
+    let broadcasts = Api::<Broadcast>::namespaced(release.admin.clone(), NAMESPACE);
+    wait::until("every session to have ended", SOON, async || {
+        let status = broadcasts.get("show").await.map_err(|error| error.to_string())?.status_or_default();
+        let is_over = status.session.state == SessionState::Ended && status.hooks.pending.is_empty();
+        if is_over { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await
 }
 
 /// The zombie goes on serving, and its publisher sends on: healed, it claims anew, with a Start.
