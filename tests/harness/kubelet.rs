@@ -57,16 +57,16 @@ impl Kubelet {
     pub fn renewing(client: Client, namespace: &str, every: Duration) -> Self {
         let wishes = watch::Sender::new(Wishes::default());
         // Two watches, so that no Lease waits for pods that start.
-        let machine = || Machine {
+        let machine = Machine {
             pods: Api::namespaced(client.clone(), namespace),
-            leases: Api::namespaced(client.clone(), namespace),
+            leases: Api::namespaced(client, namespace),
             seen: BTreeMap::new(),
             wishes: wishes.subscribe(),
             addresses: 0,
         };
         let mut tasks = JoinSet::new();
-        tasks.spawn(machine().run_pods());
-        tasks.spawn(machine().renew_leases(every));
+        tasks.spawn(machine.clone().run_pods());
+        tasks.spawn(machine.renew_leases(every));
         Self { wishes, _tasks: tasks }
     }
 
@@ -86,6 +86,7 @@ impl Kubelet {
     }
 }
 
+#[derive(Clone)]
 struct Machine {
     pods: Api<Pod>,
     leases: Api<Lease>,
