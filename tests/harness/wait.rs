@@ -3,7 +3,7 @@
 use std::{fmt::Display, time::Duration};
 
 use anyhow::{Result, anyhow};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout_at};
 
 /// How long between two looks: short beside what is waited for, long beside what a look costs (a request at most).
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -21,7 +21,9 @@ pub async fn until<T, S: Display>(
 ) -> Result<T> {
     let end = Instant::now() + deadline;
     let mut last = "nothing: the first look did not return".to_owned();
+    let mut looks = looks();
     loop {
+        looks.tick().await;
         match timeout_at(end, probe()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(seen)) => last = seen.to_string(),
@@ -30,7 +32,6 @@ pub async fn until<T, S: Display>(
         if Instant::now() + INTERVAL > end {
             return Err(gave_up(&what, deadline, &last));
         }
-        interval().await;
     }
 }
 
@@ -44,9 +45,10 @@ pub async fn throughout(
     mut probe: impl AsyncFnMut() -> Result<()>,
 ) -> Result<()> {
     let end = Instant::now() + duration;
+    let mut looks = looks();
     while Instant::now() < end {
         probe().await.map_err(|error| error.context(format!("while {what}")))?;
-        interval().await;
+        looks.tick().await;
     }
     Ok(())
 }
@@ -55,7 +57,9 @@ fn gave_up(what: &impl Display, deadline: Duration, last: &str) -> anyhow::Error
     anyhow!("waited {deadline:?} for {what}; last seen: {last}")
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that lets time pass between two looks")]
-async fn interval() {
-    tokio::time::sleep(INTERVAL).await;
+/// Ticks at once, and then so long after the look before.
+fn looks() -> Interval {
+    let mut looks = interval(INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
 }
