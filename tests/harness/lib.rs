@@ -20,6 +20,7 @@ pub mod pki;
 pub mod ports;
 pub mod process;
 pub mod receiver;
+pub mod relaying;
 pub mod repository;
 pub mod rtmp;
 pub mod service;

@@ -15,14 +15,13 @@ use tests::{
     install::{self, Tenant},
     media::{self, Publisher},
     receiver::Receiver,
-    repository, rtmp,
+    relaying, repository, rtmp,
     service::{Launch, Service},
     wait,
 };
 
 use crate::{
     cluster::{Cluster, LEASE_EXPIRED, is, node, operator},
-    relay,
     standalone::{SOON, Standalone},
 };
 
@@ -99,7 +98,7 @@ impl Pool {
         let receiver = Receiver::start().await?;
         tenant.pool(&json!({"reconnectWindowSeconds": window, "listenerHookURL": receiver.url("hook")})).await?;
         let operator = operator(&tenant, &folder).await?;
-        let key = relay::key_file(&tenant, folder.path()).await?;
+        let key = relaying::key_file(&tenant, folder.path()).await?;
         let front = Front::start().await?;
         Ok(Self {
             nodes: BTreeMap::new(),

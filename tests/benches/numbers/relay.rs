@@ -1,16 +1,12 @@
 //! What a pull by another node costs the owner, beside a player of its own, and how much later a relayed viewer is.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
 use rtmp::client::Event;
 use serde_json::json;
-use tallylight_crds::POOL_SECRET_PREFIX;
 use tests::{
-    install::{self, Tenant},
-    repository, rtmp as client,
+    install, relaying, repository, rtmp as client,
     rtmp::Client,
     service::{Launch, Service},
     wait,
@@ -39,11 +35,11 @@ pub(crate) async fn measure() -> Result<()> {
     tenant.pool(&json!({"admission": "Open"})).await?;
     let kubeconfig = tenant.operator_kubeconfig(folder).await?;
     let _operator = Launch::operator(folder, &kubeconfig, &tenant.namespace).start().await?;
-    let key = key_file(&tenant, folder).await?;
-    let owner = node(&tenant, folder, "media-live-0", &key).await?;
+    let key = relaying::key_file(&tenant, folder).await?;
+    let owner = relaying::node(&tenant, folder, "media-live-0", &key).await?;
     let mut others = Vec::new();
     for number in 1..=READERS {
-        others.push(node(&tenant, folder, &format!("media-live-{number}"), &key).await?);
+        others.push(relaying::node(&tenant, folder, &format!("media-live-{number}"), &key).await?);
     }
     let mut publishing = JoinSet::new();
     let url = owner.rtmp("LiveApp", "show")?;
@@ -77,27 +73,6 @@ pub(crate) async fn measure() -> Result<()> {
         added.1
     ));
     Ok(())
-}
-
-async fn key_file(tenant: &Tenant, folder: &Path) -> Result<String> {
-    let secrets: Api<Secret> = Api::namespaced(tenant.admin.clone(), &tenant.namespace);
-    let name = format!("{POOL_SECRET_PREFIX}live");
-    let secret = wait::until("the pool's key", SOON, async || match secrets.get_opt(&name).await {
-        Ok(Some(secret)) => Ok(secret),
-        other => Err(format!("{other:?}")),
-    })
-    .await?;
-    let file = folder.join("pool-key");
-    fs::write(&file, &secret.data.and_then(|mut data| data.remove("key")).context("the Secret is empty")?.0)?;
-    Ok(file.display().to_string())
-}
-
-async fn node(tenant: &Tenant, folder: &Path, name: &str, key_file: &str) -> Result<Service> {
-    let credential = tenant.media_pod("live", name).await?;
-    let kubeconfig = tenant.plane.kubeconfig(folder, name, &credential, &tenant.namespace)?;
-    let launch = Launch::media_node(folder, &kubeconfig, &tenant.namespace, "live", name);
-    let key = format!("--relay-key-file={key_file}");
-    launch.args(["--relay-address=127.0.0.1:0", "--advertise-address=127.0.0.1", &key]).start().await
 }
 
 /// Publishes frames at their pace until it is dropped.
