@@ -142,6 +142,16 @@ impl Rig {
     fn ends_log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("ends.log")).unwrap()
     }
+
+    /// Waits until something is in the ends log.
+    async fn logged(&self) {
+        within(async {
+            while self.ends_log().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
 }
 
 fn open(store: &Weathered, folder: &TempDir, window: Duration) -> (Claims<Weathered>, Recovery<Weathered>) {
@@ -237,12 +247,7 @@ async fn an_end_waits_on_disk_while_the_store_is_away() {
     rig.weather(Weather::Down);
 
     rig.claims.end(session, Reason::PublisherLost, time);
-    within(async {
-        while rig.ends_log().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    rig.logged().await;
     assert_eq!(rig.events().await, ["started"]);
     rig.weather(Weather::Fine);
     rig.settled().await;
@@ -273,12 +278,7 @@ async fn a_logged_end_survives_a_restart_with_its_own_time_and_reason() {
     let time = Timestamp::now();
     rig.weather(Weather::Down);
     rig.claims.end(session, Reason::PublisherClosed, time);
-    within(async {
-        while rig.ends_log().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    rig.logged().await;
 
     let recovery = rig.restart();
     rig.weather(Weather::Fine);
@@ -402,12 +402,7 @@ async fn a_publisher_that_leaves_while_the_store_is_away_left_when_it_left() {
     let left = Rig::now();
     rig.weather(Weather::Down);
     rig.claims.end(session, Reason::NodeShutdown, left);
-    within(async {
-        while rig.ends_log().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    rig.logged().await;
 
     let recovery = rig.restart();
     rig.weather(Weather::Fine);
