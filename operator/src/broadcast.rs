@@ -205,8 +205,10 @@ fn until(then: Timestamp) -> Option<Duration> {
 
 /// Ends the session of a publisher that did not come back in time.
 async fn expire(broadcast: &Broadcast, owner: Owner, away: &Away, context: &Context) -> Result<(), Error> {
-    context.metrics.sessions_expired.inc();
-    close(broadcast, owner, away.reason, context).await
+    if close(broadcast, owner, away.reason, context).await? {
+        context.metrics.sessions_expired.inc();
+    }
+    Ok(())
 }
 
 /// Ends the session of a node that is lost, or lets it wait for its publisher when the pool has a reconnect window. The node
@@ -232,7 +234,9 @@ async fn close_if_lost(broadcast: &Broadcast, context: &Context) -> Result<(), E
     });
     match &away {
         Some(away) => park(broadcast, Owner::of(&session), away, context).await?,
-        None => close(broadcast, Owner::of(&session), Reason::NodeLost, context).await?,
+        None => {
+            close(broadcast, Owner::of(&session), Reason::NodeLost, context).await?;
+        }
     }
     context.events.node_lost(broadcast, &node.name, away.map(|away| away.until)).await;
     Ok(())
@@ -252,15 +256,16 @@ async fn park(broadcast: &Broadcast, owner: Owner, away: &Away, context: &Contex
     }
 }
 
-async fn close(broadcast: &Broadcast, owner: Owner, reason: Reason, context: &Context) -> Result<(), Error> {
+/// Ends a session whose owner does not. Says whether it did.
+async fn close(broadcast: &Broadcast, owner: Owner, reason: Reason, context: &Context) -> Result<bool, Error> {
     let input = Input::Close { owner, reason, time: now() };
     match commit(&context.store, broadcast, &input).await {
         Ok(Committed::Done(_)) => {
             tracing::info!(broadcast = %Key::of(broadcast), session = owner.ordinal, ?reason, "session.closed");
-            Ok(())
+            Ok(true)
         }
         // The node ended it meanwhile, or the Broadcast is gone: there is nothing left to end.
-        Ok(Committed::Rejected(_) | Committed::Gone) => Ok(()),
+        Ok(Committed::Rejected(_) | Committed::Gone) => Ok(false),
         Err(source) => Err(Error::EndSession { source }),
     }
 }
