@@ -143,6 +143,7 @@ pub struct Metrics {
     store_errors: Counter,
     ends_waiting: Gauge64,
     lease_renewals: Family<OutcomeLabel, Counter>,
+    certificates_read: Family<OutcomeLabel, Counter>,
 }
 
 impl Metrics {
@@ -168,6 +169,7 @@ impl Metrics {
             store_errors: Counter::default(),
             ends_waiting: Gauge64::default(),
             lease_renewals: Family::default(),
+            certificates_read: Family::default(),
         };
         metrics.register(registry.sub_registry_with_prefix("node"));
         metrics
@@ -203,6 +205,7 @@ impl Metrics {
         r.register("store_errors", "Requests to the store that failed", self.store_errors.clone());
         r.register("ends_waiting", "Ends that the store has not taken yet", self.ends_waiting.clone());
         r.register("lease_renewals", "Renewals of this node's Lease", self.lease_renewals.clone());
+        r.register("certificates_read", "New certificates of RTMPS, after the first", self.certificates_read.clone());
     }
 
     pub fn refused(&self, reason: RefusalReason) {
@@ -287,6 +290,11 @@ impl Metrics {
 
     pub fn lease_renewed(&self, outcome: Outcome) {
         self.lease_renewals.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Counts a certificate that took the place of another, or could not.
+    pub fn certificate_read(&self, outcome: Outcome) {
+        self.certificates_read.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 }
 

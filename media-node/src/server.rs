@@ -13,7 +13,6 @@ use anyhow::Context;
 use ledger::Store;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -24,7 +23,7 @@ use crate::{
     listener::{self, Pending},
     metrics::{Metrics, Protocol},
     relay::Relays,
-    tls,
+    tls::Certificate,
 };
 
 /// What every connection of a node shares.
@@ -86,16 +85,7 @@ pub struct Sockets {
 #[derive(Debug)]
 pub struct MediaSockets {
     rtmp: TcpListener,
-    rtmps: Option<(TcpListener, Acceptor)>,
-}
-
-/// A TLS acceptor, which has no `Debug` of its own.
-struct Acceptor(TlsAcceptor);
-
-impl std::fmt::Debug for Acceptor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsAcceptor")
-    }
+    rtmps: Option<(TcpListener, Certificate)>,
 }
 
 /// Where a node is served, as in the ready file.
@@ -119,8 +109,8 @@ impl Sockets {
         let rtmp = bind("--rtmp-address", args.rtmp_address)?;
         let rtmps = match (args.rtmps_address, &args.tls_cert, &args.tls_key) {
             (Some(address), Some(cert), Some(key)) => {
-                let acceptor = tls::acceptor(cert, key)?;
-                Some((bind("--rtmps-address", address)?, Acceptor(acceptor)))
+                let certificate = Certificate::read(cert, key)?;
+                Some((bind("--rtmps-address", address)?, certificate))
             }
             (None, _, _) | (Some(_), None, _) | (Some(_), _, None) => None, // the command line allows no half of it
         };
@@ -148,8 +138,10 @@ impl MediaSockets {
     pub fn serve<S: Store>(self, node: &Arc<Node<S>>, tasks: &TaskTracker) {
         let Self { rtmp, rtmps } = self;
         tasks.spawn(listener::serve(rtmp, None, Protocol::Rtmp, Arc::clone(node), tasks.clone()));
-        if let Some((rtmps, Acceptor(acceptor))) = rtmps {
-            tasks.spawn(listener::serve(rtmps, Some(acceptor), Protocol::Rtmps, Arc::clone(node), tasks.clone()));
+        if let Some((rtmps, certificate)) = rtmps {
+            let acceptor = Some(certificate.acceptor());
+            tasks.spawn(listener::serve(rtmps, acceptor, Protocol::Rtmps, Arc::clone(node), tasks.clone()));
+            tasks.spawn(certificate.follow(node.metrics.clone(), node.shutdown.clone()));
         }
     }
 }

@@ -1,10 +1,20 @@
-//! Makes the certificates of a test control plane.
+//! Makes the certificates of a test control plane, and checks who signed one.
+
+use std::{net::TcpStream, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore,
+    crypto::ring,
+    pki_types::{IpAddr, ServerName},
+};
+
+/// Longest wait of a handshake for the other side.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// A certificate authority that lives as long as its control plane.
 pub struct Authority {
@@ -57,6 +67,34 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, user);
         params.distinguished_name.push(DnType::OrganizationName, group);
         self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// Whether the TLS server at this address (IP:PORT) shows a certificate for the IP that this authority signed.
+    ///
+    /// # Errors
+    /// When nothing that speaks TLS answers there.
+    pub async fn vouches_for(&self, address: &str) -> Result<bool> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone())?;
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let address: std::net::SocketAddr = address.parse()?;
+        tokio::task::spawn_blocking(move || {
+            let mut connection =
+                ClientConnection::new(Arc::new(config), ServerName::IpAddress(IpAddr::from(address.ip())))?;
+            let mut stream = TcpStream::connect_timeout(&address, SILENCE)?;
+            stream.set_read_timeout(Some(SILENCE))?;
+            match connection.complete_io(&mut stream) {
+                Ok(_) => Ok(true),
+                Err(error) => match error.get_ref().and_then(|error| error.downcast_ref()) {
+                    Some(rustls::Error::InvalidCertificate(_)) => Ok(false),
+                    _ => Err(error.into()),
+                },
+            }
+        })
+        .await?
     }
 
     fn sign(&self, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Result<Leaf> {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tests::{
     http,
     media::Publisher,
-    pki::Authority,
+    pki::{Authority, Leaf},
     receiver::Receiver,
     repository,
     rtmp::{self, Answer, Client},
@@ -213,26 +213,52 @@ async fn a_killed_server_ends_its_sessions_once_when_it_starts_again() -> Result
 }
 
 #[tokio::test]
-async fn rtmps_takes_a_publisher() -> Result<()> {
+async fn rtmps_takes_a_publisher_and_a_renewed_certificate() -> Result<()> {
     let folder = repository::folder("rtmps")?;
-    let leaf = Authority::new()?.server(&["localhost", "127.0.0.1"])?;
     let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
-    std::fs::write(&certificate, &leaf.certificate)?;
-    std::fs::write(&key, &leaf.key)?;
+    let write = |certificate_of: &Leaf, key_of: &Leaf| -> Result<()> {
+        std::fs::write(&certificate, &certificate_of.certificate)?;
+        Ok(std::fs::write(&key, &key_of.key)?)
+    };
+    let (old, new) = (Authority::new()?, Authority::new()?);
+    let (old_leaf, new_leaf) = (old.server(&["localhost", "127.0.0.1"])?, new.server(&["localhost", "127.0.0.1"])?);
+    write(&old_leaf, &old_leaf)?;
     let receiver = Receiver::start().await?;
     let service = Launch::standalone(folder.path())
         .args(["--rtmps-address=127.0.0.1:0", &format!("--listener-hook-url={}", receiver.url("hook"))])
         .args([&*format!("--tls-cert={}", certificate.display()), &format!("--tls-key={}", key.display())])
         .start()
         .await?;
-    let url = format!("rtmps://{}/LiveApp/show", service.address("rtmps")?);
+    let address = service.address("rtmps")?;
+    let url = format!("rtmps://{address}/LiveApp/show");
 
     let publisher = Publisher::ffmpeg(folder.path(), "publisher", &url).await?;
     receiver.wait_for(1, SOON).await?;
-    publisher.stop().await?;
+    assert!(old.vouches_for(address).await? && !new.vouches_for(address).await?);
 
+    write(&new_leaf, &old_leaf)?;
+    until_read(&service, "Failed").await?;
+    assert!(old.vouches_for(address).await?, "what cannot be used changes nothing");
+    write(&new_leaf, &new_leaf)?;
+    until_read(&service, "Ok").await?;
+    assert!(new.vouches_for(address).await? && !old.vouches_for(address).await?);
+    assert_eq!(receiver.accepted().len(), 1, "the publisher goes on");
+
+    publisher.stop().await?;
     receiver.wait_for(2, SOON).await?;
     receiver.check_promises()
+}
+
+/// Waits until a changed certificate was looked at.
+async fn until_read(service: &Service, outcome: &str) -> Result<()> {
+    let name = format!("tallylight_node_certificates_read_total{{outcome=\"{outcome}\"}}");
+    let address = service.address("http")?;
+    wait::until(&name, SOON, async || {
+        let text = http::get(address, "/metrics").await?.body;
+        http::metric(&text, &name).context("no certificate was read")
+    })
+    .await?;
+    Ok(())
 }
 
 #[tokio::test]
