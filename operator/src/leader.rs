@@ -11,8 +11,11 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    api::{
+        authentication::v1::{SelfSubjectReview, UserInfo},
+        coordination::v1::{Lease, LeaseSpec},
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
 };
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::watch;
@@ -128,6 +131,7 @@ pub(crate) struct Candidate {
     election: Election,
     leads: watch::Sender<bool>,
     known: Option<Arc<Lease>>,
+    owner: Option<OwnerReference>,
 }
 
 impl Candidate {
@@ -135,13 +139,14 @@ impl Candidate {
     pub(crate) fn new(client: Client, namespace: &str, identity: String) -> (Self, Leadership) {
         let (leads, leadership) = watch::channel(false);
         let api = Api::namespaced(client, namespace);
-        let candidate =
-            Self { api, namespace: namespace.to_owned(), election: Election::new(identity), leads, known: None };
+        let namespace = namespace.to_owned();
+        let candidate = Self { api, namespace, election: Election::new(identity), leads, known: None, owner: None };
         (candidate, Leadership(leadership))
     }
 
     /// Contends until cancelled, then lets go; or until a Lease that was held is lost.
     pub(crate) async fn run(mut self, cancel: CancellationToken) -> End {
+        self.owner = self.account().await;
         loop {
             let pause = match self.round().await {
                 Ok(true) => RENEW,
@@ -168,6 +173,16 @@ impl Candidate {
                 return End::Lost;
             }
         }
+    }
+
+    /// The account that we run as: whoever removes it, as the chart's uninstallation does, removes the Lease with it. None when
+    /// we are no ServiceAccount of the Lease's namespace, or nobody tells.
+    async fn account(&self) -> Option<OwnerReference> {
+        let review: Api<SelfSubjectReview> = Api::all(self.api.clone().into_client());
+        let answer = within(review.create(&PostParams::default(), &SelfSubjectReview::default())).await;
+        let user =
+            answer.inspect_err(|error| tracing::debug!(%error, "who we are is not known")).ok()?.status?.user_info?;
+        account(user, &self.namespace)
     }
 
     /// Reads and, if it is ours to do, writes the Lease; says whether we hold it.
@@ -216,7 +231,7 @@ impl Candidate {
             lease_transitions: Some(transitions),
             ..LeaseSpec::default()
         };
-        let metadata = before.map_or_else(
+        let mut metadata = before.map_or_else(
             || ObjectMeta {
                 name: Some(NAME.to_owned()),
                 namespace: Some(self.namespace.clone()),
@@ -224,8 +239,23 @@ impl Candidate {
             },
             |lease| lease.metadata.clone(),
         );
+        if let Some(owner) = &self.owner {
+            metadata.owner_references = Some(vec![owner.clone()]);
+        }
         Lease { metadata, spec: Some(spec) }
     }
+}
+
+fn account(user: UserInfo, namespace: &str) -> Option<OwnerReference> {
+    let username = user.username?;
+    let (of, name) = username.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    Some(OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "ServiceAccount".to_owned(),
+        name: name.to_owned(),
+        uid: user.uid.filter(|_| of == namespace)?,
+        ..OwnerReference::default()
+    })
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -249,6 +279,17 @@ mod tests {
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_lease_goes_with_an_account_of_its_own_namespace() {
+        let owner = |username: &str| {
+            let user = UserInfo { username: Some(username.into()), uid: Some("u1".into()), ..UserInfo::default() };
+            account(user, "media").map(|owner| (owner.name, owner.uid))
+        };
+        assert_eq!(owner("system:serviceaccount:media:operator"), Some(("operator".into(), "u1".into())));
+        assert_eq!(owner("system:serviceaccount:other:operator"), None);
+        assert_eq!(owner("kubernetes-admin"), None);
     }
 
     #[test]
