@@ -2,7 +2,7 @@
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -17,6 +17,8 @@ pub(crate) struct Metrics {
     /// Of sessions whose node was lost; nodes count their own.
     pub(crate) sessions_parked: Counter,
     pub(crate) sessions_expired: Counter,
+    /// 1 while this process leads.
+    pub(crate) leading: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,6 +57,7 @@ impl Metrics {
             "Sessions that ended because their publisher did not come back in time",
             metrics.sessions_expired.clone(),
         );
+        registry.register("leading", "Whether this operator is the one that writes", metrics.leading.clone());
         metrics
     }
 

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use kube::Client;
 use ledger::KubeStore;
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let followers =
         PoolFollowers { dispatcher: dispatcher.clone(), broadcasts: wake.clone(), pools: wakes.clone(), keys };
     controllers::watch_pools(pool_watches, &followers, &health, &cancel, &tasks);
-    tasks.spawn(wake_when_leading(leadership.clone(), wake.clone(), cancel.clone()));
+    tasks.spawn(begin_to_lead(leadership.clone(), metrics.leading.clone(), wake.clone(), cancel.clone()));
     let changes = controllers::forward_changes(wake, wakes.clone(), metrics.clone(), &tasks);
     let synced = {
         let health = health.clone();
@@ -145,9 +145,10 @@ async fn ended(contest: Option<tokio::task::JoinHandle<leader::End>>) {
     }
 }
 
-/// Wakes everything when this process comes to lead.
-async fn wake_when_leading(leadership: Leadership, wake: mpsc::Sender<Wake>, cancel: CancellationToken) {
+/// Wakes everything when this process comes to lead. It does so until its end.
+async fn begin_to_lead(leadership: Leadership, leading: Gauge, wake: mpsc::Sender<Wake>, cancel: CancellationToken) {
     if cancel.run_until_cancelled(leadership.gained()).await.is_some() {
+        leading.set(1);
         // The receiver ends with the process.
         let _woken = wake.send(Wake::Everything).await;
     }

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, ResourceExt as _};
 use rustix::process::Signal;
 use serde_json::json;
 use tallylight_crds::Reason;
 use tests::{
     apiserver::{ControlPlane, Parts},
+    http, identity,
     install::{self, Tenant},
     node::Node,
     receiver::Receiver,
@@ -34,6 +37,12 @@ async fn leads(operator: &Service, deadline: Duration) -> Result<()> {
     .await
 }
 
+/// Whether an operator's metric says that it leads.
+async fn leading(operator: &Service) -> Result<bool> {
+    let text = http::get(operator.address("metrics")?, "/metrics").await?.body;
+    Ok(http::metric(&text, "tallylight_leading").context("no metric tallylight_leading")? > 0.0)
+}
+
 /// How many hooks an operator has sent, by its own log.
 fn sent(operator: &Service) -> usize {
     operator.process.log().matches("delivery.attempted").count()
@@ -49,6 +58,11 @@ async fn one_of_several_operators_writes_and_hands_over_when_it_stops() -> Resul
     stage.node.session("show").await?;
     stage.tenant.settled("show", 2, SOON).await?;
     ensure!((sent(&first), sent(&second)) == (2, 0), "only the leader sends");
+    let lease =
+        Api::<Lease>::namespaced(stage.tenant.admin.clone(), &stage.tenant.namespace).get(identity::OPERATOR).await?;
+    let owners: Vec<_> = lease.owner_references().iter().map(|owner| (&*owner.kind, &*owner.name)).collect();
+    ensure!(owners == [("ServiceAccount", identity::OPERATOR)], "it is left behind by an uninstallation: {owners:?}");
+    ensure!(leading(&first).await? && !leading(&second).await?);
 
     ensure!(first.stop().await?.success(), "SIGTERM ends it with 0");
     // Long before its Lease would have run out.
