@@ -1,14 +1,7 @@
 //! The only file that opens a user's URL: one shared client, one POST an attempt, nothing followed, nothing trusted.
 
-use std::{
-    error::Error as StdError,
-    fs, io,
-    net::SocketAddr,
-    sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime},
-};
+use std::{error::Error as StdError, io, net::SocketAddr, time::Duration};
 
-use hickory_resolver::{TokioResolver, config::LookupIpStrategy, net::NetError};
 use jiff::Timestamp;
 use reqwest::{
     Certificate, Client as Inner, ClientBuilder, Response,
@@ -20,6 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     body::Body,
+    dns::{NoAddress, SystemDns},
     endpoint::Endpoint,
     schedule,
     verdict::{Failure, Outcome},
@@ -166,53 +160,13 @@ fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     error.is::<rustls::Error>() || held.is_some_and(|held| is_tls(held))
 }
 
-/// Resolves by what the system's resolv.conf and hosts file say, with an error that has a type. Not by libc: a lookup there
-/// holds a thread for as long as a silent name server lets it, and a static binary in an empty image has no NSS.
-#[derive(Default)]
-struct SystemDns(Mutex<Option<(SystemTime, TokioResolver)>>);
-
-#[derive(Debug, thiserror::Error)]
-#[error("the host has no address")]
-struct NoAddress;
-
-impl SystemDns {
-    /// Returns the resolver, made anew when resolv.conf has changed since: a laptop finds the name servers of its next network.
-    fn current(&self) -> Result<TokioResolver, NoAddress> {
-        let changed = fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((when, resolver)) = &*made
-            && *when == changed
-        {
-            return Ok(resolver.clone());
-        }
-        let resolver = resolver().map_err(|error| {
-            tracing::warn!(error = &error as &dyn StdError, "the system's name servers are not known");
-            NoAddress
-        })?;
-        *made = Some((changed, resolver.clone()));
-        Ok(resolver)
-    }
-}
-
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-fn resolver() -> Result<TokioResolver, NetError> {
-    let mut builder = TokioResolver::builder_tokio()?;
-    builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    builder.build()
-}
-
 impl Resolve for SystemDns {
     fn resolve(&self, name: Name) -> Resolving {
-        let resolver = self.current();
+        let lookup = self.lookup(name.as_str().to_owned());
         Box::pin(async move {
-            let lookup = resolver?.lookup_ip(name.as_str()).await.map_err(|_unresolved| NoAddress)?;
             // The port is the URL's; 0 stands for it.
-            let found: Vec<SocketAddr> = lookup.iter().map(|address| SocketAddr::new(address, 0)).collect();
-            if found.is_empty() {
-                return Err(NoAddress.into());
-            }
-            let found: Addrs = Box::new(found.into_iter());
+            let found = lookup.await?.into_iter().map(|address| SocketAddr::new(address, 0));
+            let found: Addrs = Box::new(found);
             Ok(found)
         })
     }

@@ -1,13 +1,14 @@
 //! Delivery of a ledger's events to their `listenerHookURL`: what is sent, where, when again, and what is written down.
 //!
 //! [`body`], [`endpoint`], [`settings`], [`schedule`], [`verdict`] and [`lane`] decide, without a clock or a connection;
-//! [`http`] alone opens a user's URL, and [`deliver`] drives. It never makes an event and never drops one.
+//! [`http`] alone opens a user's URL, by what [`dns`] finds, and [`deliver`] drives. It never makes an event and never drops one.
 
 #![warn(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
 pub mod body;
 mod crash;
 pub mod deliver;
+pub mod dns;
 pub mod endpoint;
 pub mod http;
 pub mod lane;
