@@ -72,6 +72,8 @@ impl Access {
             Self::LoopbackOnly if !peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback()) => {
                 Err(Refusal::NotLocal)
             }
+            // Who asked a proxy on this machine may be anywhere.
+            Self::LoopbackOnly if is_passed_on(headers) => Err(Refusal::NotLocal),
             Self::LoopbackOnly if is_from_a_page(headers) => Err(Refusal::FromAPage),
             Self::LoopbackOnly => Ok(()),
             Self::Tokens(tokens) => match bearer(headers) {
@@ -96,6 +98,11 @@ fn is_local(authority: &Authority) -> bool {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let is_loopback = host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
     is_loopback || host.eq_ignore_ascii_case("localhost")
+}
+
+/// Whether a proxy says that it came from elsewhere, as media nodes do.
+fn is_passed_on(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::FORWARDED) || headers.contains_key("x-forwarded-for")
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -141,6 +148,14 @@ mod tests {
         assert_eq!(local(&[(header::ORIGIN, "https://evil.example")]), Err(Refusal::FromAPage));
         assert_eq!(local(&[(header::ORIGIN, "null")]), Err(Refusal::FromAPage));
         assert_eq!(local(&[(header::ORIGIN, "http://localhost:3000")]), Ok(()));
+    }
+
+    #[test]
+    fn without_a_token_what_a_proxy_passes_on_is_not_from_this_machine() {
+        for name in [header::FORWARDED, HeaderName::from_static("x-forwarded-for")] {
+            let passed_on = check(&Access::LoopbackOnly, "127.0.0.1:1", &[(name, "127.0.0.1")]);
+            assert_eq!(passed_on, Err(Refusal::NotLocal));
+        }
     }
 
     #[test]
