@@ -86,18 +86,18 @@ pub async fn serve<S: Store>(
     node: Arc<Node<S>>,
     tasks: TaskTracker,
 ) {
+    while let Some((stream, peer)) = node.shutdown.run_until_cancelled(accept(&listener)).await {
+        node.metrics.accepted(protocol);
+        tasks.spawn(serve_stream(stream, peer, tls.clone(), protocol, Arc::clone(&node)));
+    }
+}
+
+/// Accepts the next connection, whatever it takes: an accept fails for as long as there are no free file descriptors.
+pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let mut failing = false;
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = node.shutdown.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                failing = false;
-                node.metrics.accepted(protocol);
-                tasks.spawn(serve_stream(stream, peer, tls.clone(), protocol, Arc::clone(&node)));
-            }
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
             Err(error) => {
                 // one line for each time that it begins: it lasts until somebody leaves
                 if !std::mem::replace(&mut failing, true) {

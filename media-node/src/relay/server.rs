@@ -39,7 +39,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{
     metrics::{Counted, Metrics, Refusal},
@@ -48,6 +48,7 @@ use super::{
 use crate::{
     claim::Claims,
     hub::{Hub, Name, Stream},
+    listener,
     metrics::Direction,
 };
 
@@ -64,8 +65,6 @@ const ANSWER: Duration = Duration::from_secs(8);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A puller that takes nothing for this long is cut: it has missed three heartbeats.
 const STALL: Duration = Duration::from_secs(20);
-/// Pause after an accept that failed, as it does without free file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// One read of the ring; also about what is held for a puller beside the kernel's buffer.
 const BATCH: Batch = Batch { packets: 256, bytes: 128 << 10 };
@@ -104,19 +103,7 @@ impl<S: Store> Server<S> {
     /// Accepts until the node shuts down; connections are tasks of `tasks`.
     pub(super) async fn run(self, listener: TcpListener, tasks: TaskTracker) {
         let (server, room) = (Arc::new(self), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = server.shutdown.cancelled() => return,
-            };
-            let (socket, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    warn!(%error, "failed to accept a connection of another node");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+        while let Some((socket, peer)) = server.shutdown.run_until_cancelled(listener::accept(&listener)).await {
             match Arc::clone(&room).try_acquire_owned() {
                 Ok(place) => {
                     let server = Arc::clone(&server);
