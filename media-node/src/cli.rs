@@ -4,6 +4,7 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rest::Upstream;
 
 use crate::config;
 
@@ -42,9 +43,12 @@ pub struct NodeArgs {
     #[arg(long, env = "TALLYLIGHT_APP", value_name = "NAME", default_value = tallylight_crds::DEFAULT_APP,
           value_parser = app)]
     pub app: String,
-    /// Where health, metrics and, standalone, REST are served; port 0 takes a free one
+    /// Where health and metrics are served, and standalone without --public-http-address REST too; port 0 takes a free one
     #[arg(long, env = "TALLYLIGHT_HTTP_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:5080")]
     pub http_address: SocketAddr,
+    /// Where REST is served to users, and nothing else
+    #[arg(long, env = "TALLYLIGHT_PUBLIC_HTTP_ADDRESS", value_name = "IP:PORT")]
+    pub public_http_address: Option<SocketAddr>,
     /// Where RTMP is served
     #[arg(long, env = "TALLYLIGHT_RTMP_ADDRESS", value_name = "IP:PORT", default_value = "0.0.0.0:1935")]
     pub rtmp_address: SocketAddr,
@@ -110,6 +114,10 @@ pub struct RunArgs {
     /// File with the key that the pool's nodes share, 32 bytes or more; without it nothing is relayed
     #[arg(long, env = "TALLYLIGHT_RELAY_KEY_FILE", value_name = "FILE", requires = "advertise_address")]
     pub relay_key_file: Option<PathBuf>,
+    /// The operator's REST, such as http://tallylight-operator:5080: what users ask of this node's application at
+    /// --public-http-address is passed on to it
+    #[arg(long, env = "TALLYLIGHT_REST_UPSTREAM", value_name = "URL", requires = "public_http_address")]
+    pub rest_upstream: Option<Upstream>,
     /// UID of the pod, which then owns this node's Lease
     #[arg(long, env = "TALLYLIGHT_POD_UID", value_name = "UID")]
     pub pod_uid: Option<String>,

@@ -19,6 +19,7 @@ pub mod metrics;
 mod own_sessions;
 pub mod playback;
 pub mod relay;
+mod rest_forward;
 pub mod run;
 pub mod server;
 pub mod socket;

@@ -26,7 +26,7 @@ use crate::{
     http::{self, Readiness},
     lease, listener,
     metrics::Metrics,
-    own_sessions, relay,
+    own_sessions, relay, rest_forward,
     server::{self, Node, Sockets},
 };
 
@@ -62,8 +62,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
     let readiness = Readiness::default();
-    let (http_listener, media) = sockets.split();
-    background.spawn(http::serve(http_listener, http::routes(registry, readiness.clone()), end.clone()));
+    let Sockets { http, public_http, media } = sockets;
+    let apps = Apps::default();
+    apps.set(BTreeMap::from([(args.node.app.clone(), args.pool.clone())]));
+    let for_users = rest_forward::routes(args.rest_upstream.clone(), apps.clone(), &mut registry);
+    background.spawn(http::serve(http, http::routes(registry, readiness.clone()), end.clone()));
     let (held, mut lease_held) = watch::channel(false);
     let keeper = lease::Keeper::new(client.clone(), &namespace, &args, metrics.clone());
     background.spawn(keeper.run(held, end.clone()));
@@ -88,8 +91,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         claims.clone(),
         end.clone(),
     ));
-    let apps = Apps::default();
-    apps.set(BTreeMap::from([(args.node.app.clone(), args.pool.clone())]));
     let place = relay::Place { store: store.clone(), namespace: namespace.clone(), node: args.node_name.clone() };
     let mut node = Node::new(store, namespace, apps, claims.clone(), metrics, &args.node, shutdown.clone());
     match relay {
@@ -98,6 +99,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     let draining = node.draining.clone();
     media.serve(&Arc::new(node), &connections);
+    if let Some(listener) = public_http {
+        // until the drain is over: others send users elsewhere as soon as this node is not ready
+        connections.spawn(http::serve(listener, for_users, shutdown.clone()));
+    }
     info!(rtmp = %addresses.rtmp, http = %addresses.http, node = args.node_name, pool = args.pool, "serving");
     if let Some(file) = &args.node.ready_file {
         server::write_ready_file(file, &addresses)?;

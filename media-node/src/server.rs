@@ -77,8 +77,10 @@ impl<S: Store> Node<S> {
 /// The bound sockets of a node.
 #[derive(Debug)]
 pub struct Sockets {
-    http: TcpListener,
-    media: MediaSockets,
+    pub(crate) http: TcpListener,
+    /// HTTP for users, where it is not to be served beside health and metrics.
+    pub(crate) public_http: Option<TcpListener>,
+    pub(crate) media: MediaSockets,
 }
 
 /// Those of them that carry media.
@@ -90,13 +92,23 @@ pub struct MediaSockets {
 
 /// Where a node is served, as in the ready file.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Addresses {
     pub http: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_http: Option<SocketAddr>,
     pub rtmp: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtmps: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// Where users' HTTP is served by a node that serves it in any case.
+    pub(crate) fn user_http(&self) -> SocketAddr {
+        self.public_http.unwrap_or(self.http)
+    }
 }
 
 impl Sockets {
@@ -106,6 +118,7 @@ impl Sockets {
     /// When one cannot be bound, with its flag; when the certificate cannot be read.
     pub fn bind(args: &NodeArgs) -> anyhow::Result<Self> {
         let http = bind("--http-address", args.http_address)?;
+        let public_http = args.public_http_address.map(|address| bind("--public-http-address", address)).transpose()?;
         let rtmp = bind("--rtmp-address", args.rtmp_address)?;
         let rtmps = match (args.rtmps_address, &args.tls_cert, &args.tls_key) {
             (Some(address), Some(cert), Some(key)) => {
@@ -114,7 +127,7 @@ impl Sockets {
             }
             (None, _, _) | (Some(_), None, _) | (Some(_), _, None) => None, // the command line allows no half of it
         };
-        Ok(Self { http, media: MediaSockets { rtmp, rtmps } })
+        Ok(Self { http, public_http, media: MediaSockets { rtmp, rtmps } })
     }
 
     /// The addresses that were bound.
@@ -123,13 +136,9 @@ impl Sockets {
     /// When the system does not know them.
     pub fn addresses(&self) -> io::Result<Addresses> {
         let rtmps = self.media.rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
-        Ok(Addresses { http: self.http.local_addr()?, rtmp: self.media.rtmp.local_addr()?, rtmps, relay: None })
-    }
-
-    /// Takes HTTP's socket and media's apart.
-    #[must_use]
-    pub fn split(self) -> (TcpListener, MediaSockets) {
-        (self.http, self.media)
+        let public_http = self.public_http.as_ref().map(TcpListener::local_addr).transpose()?;
+        let (http, rtmp) = (self.http.local_addr()?, self.media.rtmp.local_addr()?);
+        Ok(Addresses { http, public_http, rtmp, rtmps, relay: None })
     }
 }
 

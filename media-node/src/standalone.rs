@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use axum::Router;
 use ledger::SqliteStore;
 use prometheus_client::registry::Registry;
-use tokio::time::Instant;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -87,10 +88,11 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
         background.spawn(manifests.start().await?.run(end.clone()));
     }
     let readiness = Readiness::default();
-    let (http_listener, media) = sockets.split();
+    let Sockets { http, public_http, media } = sockets;
     let rest = rest_api::routes(&args, store.clone(), catalog, &addresses)?;
-    let routes = http::routes(registry, readiness.clone()).merge(rest);
-    background.spawn(http::serve(http_listener, routes, end.clone()));
+    for (listener, routes) in http_servers(http, public_http, http::routes(registry, readiness.clone()), rest) {
+        background.spawn(http::serve(listener, routes, end.clone()));
+    }
     let mut node =
         Node::new(store.clone(), NAMESPACE.to_owned(), apps, claims.clone(), metrics, &args.node, shutdown.clone());
     let place = relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
@@ -125,4 +127,17 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     }
     store.close().await;
     Ok(())
+}
+
+/// What is served where: REST at an address of its own or, without one, beside health and metrics.
+fn http_servers(
+    own: TcpListener,
+    public: Option<TcpListener>,
+    routes: Router,
+    rest: Router,
+) -> Vec<(TcpListener, Router)> {
+    match public {
+        Some(public) => vec![(own, routes), (public, rest)],
+        None => vec![(own, routes.merge(rest))],
+    }
 }

@@ -35,9 +35,26 @@ impl Answer {
 /// # Errors
 /// When there is no answer.
 pub async fn request(method: Method, address: &str, path: &str, body: Option<&str>) -> Result<Answer> {
+    request_as(None, method, address, path, body).await
+}
+
+/// Sends a request as [`request`] does, with a bearer token when there is one.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn request_as(
+    token: Option<&str>,
+    method: Method,
+    address: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<Answer> {
     install_crypto();
     let client = Client::builder().timeout(TIMEOUT).no_proxy().build()?;
     let mut request = client.request(method, format!("http://{address}{path}"));
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
     if let Some(body) = body {
         request = request.header("content-type", "application/json").body(body.to_owned());
     }

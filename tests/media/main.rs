@@ -6,5 +6,6 @@ mod cluster;
 mod drain;
 mod hostile;
 mod relay;
+mod rest;
 mod standalone;
 mod stories;

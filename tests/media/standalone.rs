@@ -288,3 +288,15 @@ async fn a_stream_key_is_asked_for_as_query_or_in_the_name() -> Result<()> {
     assert!(!service.process.log().contains("s3cr3t"), "the log shows the key");
     receiver.check_promises()
 }
+
+#[tokio::test]
+async fn rest_may_have_an_address_of_its_own_without_health_and_metrics() -> Result<()> {
+    let server = Standalone::with("public-http", &["--public-http-address=127.0.0.1:0"]).await?;
+    let (public, own) = (server.service.address("publicHttp")?, server.service.address("http")?);
+
+    assert_eq!(http::post(public, "/LiveApp/rest/v2/broadcasts/create", "{}").await?.status, 200);
+    assert_eq!(http::get(own, "/metrics").await?.status, 200);
+    assert_eq!(http::get(public, "/metrics").await?.status, 404);
+    assert_eq!(http::post(own, "/LiveApp/rest/v2/broadcasts/create", "{}").await?.status, 404);
+    Ok(())
+}

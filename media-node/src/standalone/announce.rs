@@ -18,6 +18,7 @@ pub(crate) fn print(text: &str) {
 pub(super) fn addresses(addresses: &Addresses, app: &str, with_demo: bool, rest_has_token: bool) -> String {
     let rest_is_for = if rest_has_token { "with a token" } else { "this machine only; --rest-token-file opens it" };
     let (rtmp, http) = (reachable(addresses.rtmp), reachable(addresses.http));
+    let user_http = reachable(addresses.user_http());
     let stream = if with_demo { demo::STREAM } else { "STREAM" };
     let mut text = format!(
         "publish  rtmp://{rtmp}/{app}/STREAM\n\
@@ -25,7 +26,7 @@ pub(super) fn addresses(addresses: &Addresses, app: &str, with_demo: bool, rest_
          \x20        ffmpeg -re -i FILE -c copy -f flv rtmp://{rtmp}/{app}/STREAM\n\
          play     ffplay rtmp://{rtmp}/{app}/{stream}\n\
          \x20        vlc rtmp://{rtmp}/{app}/{stream}\n\
-         REST     http://{http}/{app}/rest/v2/broadcasts/{stream}  ({rest_is_for})\n\
+         REST     http://{user_http}/{app}/rest/v2/broadcasts/{stream}  ({rest_is_for})\n\
          metrics  http://{http}/metrics\n"
     );
     if let Some(rtmps) = addresses.rtmps {
@@ -47,6 +48,7 @@ mod tests {
     fn addresses_of_all_interfaces_are_shown_as_one_that_can_be_typed() {
         let bound = Addresses {
             http: SocketAddr::from(([127, 0, 0, 1], 5080)),
+            public_http: None,
             rtmp: SocketAddr::from(([0, 0, 0, 0], 1935)),
             rtmps: None,
             relay: None,
@@ -61,7 +63,7 @@ mod tests {
     #[test]
     fn without_a_token_it_is_said_whom_rest_answers() {
         let bound = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let bound = Addresses { http: bound(5080), rtmp: bound(1935), rtmps: None, relay: None };
+        let bound = Addresses { http: bound(5080), public_http: None, rtmp: bound(1935), rtmps: None, relay: None };
 
         assert!(addresses(&bound, "LiveApp", false, false).contains("this machine only; --rest-token-file opens it"));
         assert!(!addresses(&bound, "LiveApp", false, true).contains("this machine only"));

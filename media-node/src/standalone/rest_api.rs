@@ -18,7 +18,7 @@ pub(super) fn routes(
     catalog: Catalog,
     addresses: &Addresses,
 ) -> anyhow::Result<Router> {
-    let access = access(args, addresses.http)?;
+    let access = access(args, addresses.user_http())?;
     let applications = move |app: &str| {
         let (pool, listener_hook_url) = catalog.of_app(app)?;
         Some(Application { namespace: NAMESPACE.to_owned(), pool, listener_hook_url })

@@ -9,11 +9,19 @@ mod access;
 mod create;
 pub mod input;
 #[cfg(feature = "server")]
+mod result;
+#[cfg(feature = "server")]
 mod router;
+#[cfg(feature = "server")]
+mod upstream;
 #[cfg(feature = "server")]
 mod view;
 
 #[cfg(feature = "server")]
 pub use access::{Access, Token, WeakToken};
 #[cfg(feature = "server")]
+pub use result::{Unread, fail, read_body};
+#[cfg(feature = "server")]
 pub use router::{Application, Config, FindApplication, RtmpAddress, router};
+#[cfg(feature = "server")]
+pub use upstream::{InvalidUpstream, Upstream};

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::{Body, to_bytes},
+    body::{Body, Bytes},
     extract::{ConnectInfo, Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
     middleware::{self, Next},
@@ -13,7 +13,6 @@ use axum::{
 };
 use jiff::Timestamp;
 use ledger::{Error, Key, Store};
-use serde::Serialize;
 use tallylight_crds::{Broadcast, StreamId};
 use uuid::Uuid;
 
@@ -21,13 +20,10 @@ use crate::{
     access::{Access, Refusal},
     create,
     input::{self, Create},
+    result::{Unread, fail, read_body},
     view::View,
 };
 
-/// Largest body of a request: fifty times what a full one takes. A larger one is a 413.
-const MAX_BODY: usize = 64 * 1024;
-/// Longest wait for a request's body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the store; then the answer is a 503.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Port of RTMP that a URL need not name.
@@ -186,9 +182,8 @@ impl RtmpAddress {
 
 /// Reads a body that is JSON, or empty. Another type is refused, since a web page may send it without being asked about it
 /// (CORS-safelisted types, Fetch standard).
-async fn read(headers: &HeaderMap, body: Body) -> Result<axum::body::Bytes, Failure> {
-    let read = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await;
-    let body = read.map_err(|_elapsed| Failure::SlowBody)?.map_err(|_too_large| Failure::LargeBody)?;
+async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
+    let body = read_body(body).await.map_err(Failure::Body)?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if body.is_empty() || essence.eq_ignore_ascii_case("application/json") { Ok(body) } else { Err(Failure::NotJson) }
@@ -211,28 +206,13 @@ fn new_stream_id() -> String {
     (0..25).map(digit).collect()
 }
 
-/// Ant Media Server's answer to what did not work.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Answer<'a> {
-    success: bool,
-    message: &'a str,
-    data_id: Option<()>,
-    error_id: i32,
-}
-
-fn fail(status: StatusCode, message: &str) -> Response {
-    (status, Json(Answer { success: false, message, data_id: None, error_id: 0 })).into_response()
-}
-
 /// Why a request has no Broadcast to show.
 #[derive(Debug)]
 enum Failure {
     Path,
     UnknownApplication,
     NotJson,
-    LargeBody,
-    SlowBody,
+    Body(Unread),
     Input(input::Invalid),
     Create(create::Error),
     Store(Error),
@@ -248,8 +228,7 @@ impl IntoResponse for Failure {
             ),
             Self::Path => fail(StatusCode::BAD_REQUEST, "the path must be UTF-8 after its %-escapes are decoded"),
             Self::NotJson => fail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"),
-            Self::LargeBody => fail(StatusCode::PAYLOAD_TOO_LARGE, "the body must be at most 65536 bytes"),
-            Self::SlowBody => fail(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+            Self::Body(unread) => unread.into_response(),
             Self::Input(invalid) => fail(StatusCode::BAD_REQUEST, &invalid.to_string()),
             Self::Create(error) => fail(StatusCode::BAD_REQUEST, &error.to_string()),
             Self::StoreSilent => unavailable(),

@@ -1,4 +1,4 @@
-use axum::http::Method;
+use axum::{body::to_bytes, http::Method};
 use ledger::{Claim, Input, Owner, SqliteStore, commit};
 use serde_json::{Value, json};
 use tallylight_crds::{HOOKS_FINALIZER, Protocol, Reason};
@@ -221,7 +221,7 @@ async fn a_mistake_is_a_400_that_names_its_field() {
 #[tokio::test]
 async fn a_body_that_is_too_large_or_no_json_is_refused() {
     let server = Server::local();
-    let large = server.post("/LiveApp/rest/broadcast/create", vec![b' '; MAX_BODY + 1]).await;
+    let large = server.post("/LiveApp/rest/broadcast/create", vec![b' '; crate::result::MAX_BODY + 1]).await;
     assert_eq!(large.message().0, 413);
     let request = Request::post("/LiveApp/rest/broadcast/create").header("content-type", "text/plain");
     assert_eq!(server.send(request.body("{}".into()).unwrap()).await.message().0, 415);
