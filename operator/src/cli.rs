@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rest::Upstream;
 
 /// Turns the status of Broadcasts into webhooks, and ends the sessions of media nodes that are lost.
 #[derive(Debug, Parser)]
@@ -52,6 +53,11 @@ pub(crate) struct Run {
     /// File with the bearer tokens that REST requests may carry, one a line.
     #[arg(long, env = "TALLYLIGHT_REST_TOKEN_FILE", value_name = "FILE")]
     pub(crate) rest_token_file: Option<PathBuf>,
+
+    /// This operator's REST as media nodes reach it, such as http://tallylight-operator:5080. The media nodes that the operator makes
+    /// then pass REST on to it, at port 5080 of their pool's Service. Nodes that there are get it when they are replaced.
+    #[arg(long, env = "TALLYLIGHT_MEDIA_REST_UPSTREAM", value_name = "URL", requires = "rest_token_file")]
+    pub(crate) media_rest_upstream: Option<Upstream>,
 
     /// Host, or host:port, that rtmpURL names in REST answers; the request's own host when left out.
     #[arg(long, env = "TALLYLIGHT_PUBLIC_RTMP_HOST", value_name = "HOST")]

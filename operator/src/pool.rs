@@ -23,6 +23,7 @@ use kube::{
     },
 };
 use ledger::Key;
+use rest::Upstream;
 use tallylight_crds::{MediaPool, ORDER_ANNOTATION, POOL_LABEL};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -70,10 +71,18 @@ pub(crate) struct Context {
     pub(crate) loads: Loads,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
-    /// Image of media nodes whose pool names none.
-    pub(crate) image: Option<String>,
+    pub(crate) given: Given,
     pub(crate) kept: Kept,
     pub(crate) leadership: Leadership,
+}
+
+/// What the operator's flags say of all pools. No part of a pod's revision, but for an image that the pool does not name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Given {
+    /// Image of media nodes whose pool names none.
+    pub(crate) image: Option<String>,
+    /// Where media nodes pass REST on to; without it they serve none.
+    pub(crate) rest_upstream: Option<Upstream>,
 }
 
 /// What lasts from one reconcile to the next.
@@ -237,7 +246,7 @@ async fn reconcile_live(
     let Some(nodes) = &pool.spec.nodes else {
         return update_status::update(pool, &Found::Watched, written, context).await;
     };
-    let valid = match validate::validate(pool, nodes, context.image.as_deref()) {
+    let valid = match validate::validate(pool, nodes, &context.given) {
         Ok(valid) => valid,
         Err(invalid) => return update_status::update(pool, &Found::Invalid(&invalid), written, context).await,
     };

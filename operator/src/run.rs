@@ -91,8 +91,9 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     for watch in pod_watches {
         tasks.spawn(pool::run_pod_watch(watch, wakes.clone(), health.clone(), cancel.clone()));
     }
-    let (image, kept) = (args.media_node_image.clone(), pool::Kept::default());
-    let context = pool::Context { client, broadcasts, pods, nodes, loads, events, metrics, image, kept, leadership };
+    let given = pool::Given { image: args.media_node_image.clone(), rest_upstream: args.media_rest_upstream.clone() };
+    let kept = pool::Kept::default();
+    let context = pool::Context { client, broadcasts, pods, nodes, loads, events, metrics, given, kept, leadership };
     let places = scope.places().into_iter().zip(pool_caches).collect();
     pool::start(&Arc::new(context), places, &wakes, &health, &cancel, &tasks);
     let mut deliveries = {

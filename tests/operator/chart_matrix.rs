@@ -19,6 +19,7 @@ const MATRIX: &[(&str, &[&str])] = &[
             "mediaNode.replicas=3",
             "mediaNode.rtmps.enabled=true",
             "mediaNode.rtmps.secretName=tls",
+            "operator.rest.tokenSecret.name=rest",
         ],
     ),
     (
@@ -89,6 +90,11 @@ const MATRIX: &[(&str, &[&str])] = &[
             "operator.rest.tokenSecret.name=rest",
         ],
     ),
+    (
+        "REST of one namespace that media nodes do not pass on",
+        &["watchNamespaces={NAMESPACE}", "operator.rest.tokenSecret.name=rest", "mediaNode.forwardREST=false"],
+    ),
+    ("REST of one namespace", &["watchNamespaces={NAMESPACE}", "operator.rest.tokenSecret.name=rest"]),
     (
         "placement and images",
         &[

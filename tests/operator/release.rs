@@ -4,7 +4,7 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::Result;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service as KubeService};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use serde_json::json;
 use tallylight_crds::{Broadcast, MediaPool};
@@ -57,11 +57,16 @@ impl Cluster {
 
     /// Starts the operator as the Deployment would, with the account that the chart made; the one before is stopped.
     async fn operator(&mut self) -> Result<()> {
+        self.operator_with(&[]).await
+    }
+
+    async fn operator_with(&mut self, more: &[&str]) -> Result<()> {
         self.operator = None;
         let credential = identity::operator(&self.admin, NAMESPACE).await?;
         let kubeconfig = self.plane.kubeconfig(self.folder.path(), identity::OPERATOR, &credential, NAMESPACE)?;
         let launch = Launch::operator(self.folder.path(), &kubeconfig, NAMESPACE)
-            .args(["--media-node-image=tallylight/media-node:0.1.0"]);
+            .args(["--media-node-image=tallylight/media-node:0.1.0"])
+            .args(more.iter().copied());
         let launch = if kubectl(&self.plane, NAMESPACE, &["get", "configmap", "-o", "name"])?.contains("default-pool") {
             launch.args(["--default-pool=tallylight-default-pool"])
         } else {
@@ -76,6 +81,18 @@ impl Cluster {
         wait::until(format!("the pool {what}"), SOON, async || {
             let pool = pools.get("live").await.map_err(|error| error.to_string())?;
             if holds(&pool) { Ok(pool) } else { Err(format!("{pool:?}")) }
+        })
+        .await
+    }
+
+    /// Waits until the pool's Service has this port.
+    async fn service_port(&self, name: &str) -> Result<()> {
+        let services = Api::<KubeService>::namespaced(self.admin.clone(), NAMESPACE);
+        wait::until(format!("the pool's Service to have the port {name}"), SOON, async || {
+            let service = services.get("media-live").await.map_err(|error| error.to_string())?;
+            let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
+            let found = ports.iter().any(|port| port.name.as_deref() == Some(name));
+            if found { Ok(()) } else { Err(format!("{ports:?}")) }
         })
         .await
     }
@@ -103,8 +120,16 @@ async fn an_upgrade_from_the_last_release_touches_no_media_pod_and_no_broadcast(
     install::apply(&cluster.admin, NAMESPACE, &broadcast).await?;
 
     // The definitions were not the release's before.
-    cluster.deploy("upgrade", "charts/tallylight", &["--take-ownership"])?;
-    cluster.operator().await?;
+    cluster.deploy(
+        "upgrade",
+        "charts/tallylight",
+        &["--take-ownership", "--set", "operator.rest.tokenSecret.name=rest"],
+    )?;
+    let token = cluster.folder.path().join("token");
+    std::fs::write(&token, "0123456789abcdef0123456789abcdef")?;
+    let token = format!("--rest-token-file={}", token.display());
+    cluster.operator_with(&[&token, "--media-rest-upstream=http://tallylight-operator.release.svc:5080"]).await?;
+    cluster.service_port("http").await?;
     cluster.deploy("upgrade", "charts/tallylight", &["--set", "mediaPool.admission=Open"])?;
     let pool =
         cluster.pool("is observed again", |pool| is_observed(pool) && pool.metadata.generation > Some(1)).await?;

@@ -52,6 +52,13 @@ tallylight.dev/pool: {{ .Values.mediaPool.name }}
 {{- toYaml $namespaces -}}
 {{- end }}
 
+{{/* Where media nodes pass REST on to; empty when they do not. */}}
+{{- define "tallylight.rest.upstream" -}}
+{{- if and .Values.mediaNode.forwardREST .Values.operator.rest.tokenSecret.name -}}
+http://tallylight-operator.{{ .Release.Namespace }}.svc:{{ .Values.operator.rest.port }}
+{{- end -}}
+{{- end }}
+
 {{- define "tallylight.pod.security" -}}
 runAsNonRoot: true
 runAsUser: 65532

@@ -18,6 +18,10 @@ pub(crate) use pod::pod;
 
 /// Length of the random end of a pod's name.
 pub(crate) const SUFFIX: usize = 5;
+/// Port of HTTP for users, at the pods and at the Service: the one that clients of Ant Media Server know.
+const HTTP_PORT: u16 = 5080;
+/// Its name.
+const HTTP: &str = "http";
 /// Tells pods that the operator makes from those of a Deployment.
 const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 const MANAGED_BY: &str = "tallylight-operator";

@@ -7,12 +7,16 @@ use k8s_openapi::api::core::v1::{
     Volume, VolumeMount,
 };
 use kube::ResourceExt as _;
+use rest::Upstream;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tallylight_crds::{Exposure, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy};
 use uuid::Uuid;
 
-use super::plan::{Bounds, Limits};
+use super::{
+    Given,
+    plan::{Bounds, Limits},
+};
 
 /// `media-` + name + `-` + [`super::build::SUFFIX`] characters must stay a DNS label, which is at most 63.
 const MAX_NAME: usize = 51;
@@ -33,6 +37,7 @@ pub(crate) struct ValidatedPool {
     pub(crate) drain_seconds: i64,
     pub(crate) reconnect_window_seconds: i32,
     pub(crate) template: Template,
+    pub(crate) rest_upstream: Option<Upstream>,
     /// Names the part of the spec that pods are made of: it does not change when the operator is upgraded.
     pub(crate) revision: String,
 }
@@ -96,17 +101,13 @@ impl Invalid {
 ///
 /// # Errors
 /// When no pod can be made of the spec.
-pub(crate) fn validate(
-    pool: &MediaPool,
-    nodes: &MediaNodes,
-    default_image: Option<&str>,
-) -> Result<ValidatedPool, Invalid> {
+pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> Result<ValidatedPool, Invalid> {
     let name = pool.name_any();
     if name.len() > MAX_NAME {
         return Err(Invalid::Name);
     }
     let service = nodes.service.clone().unwrap_or_default();
-    let template = template(&nodes.template.clone().unwrap_or_default(), &name, default_image)?;
+    let template = template(&nodes.template.clone().unwrap_or_default(), &name, given.image.as_deref())?;
     Ok(ValidatedPool {
         namespace: pool.namespace().unwrap_or_default(),
         uid: pool.uid().unwrap_or_default(),
@@ -122,6 +123,7 @@ pub(crate) fn validate(
         drain_seconds: nodes.drain_timeout_seconds.into(),
         revision: revision(pool, nodes, &template.image),
         template,
+        rest_upstream: given.rest_upstream.clone(),
         name,
     })
 }
@@ -298,9 +300,15 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn validated(nodes: Value) -> Result<ValidatedPool, Invalid> {
+        with_rest(nodes, None)
+    }
+
+    /// As an operator makes it whose REST media nodes reach there.
+    pub(crate) fn with_rest(nodes: Value, upstream: Option<&str>) -> Result<ValidatedPool, Invalid> {
         let pool = pool(nodes);
         let nodes = pool.spec.nodes.clone().unwrap();
-        validate(&pool, &nodes, Some("registry.example.com/media-node:1"))
+        let rest_upstream = upstream.map(|url| url.parse().unwrap());
+        validate(&pool, &nodes, &Given { image: Some("registry.example.com/media-node:1".into()), rest_upstream })
     }
 
     #[test]
@@ -370,6 +378,7 @@ pub(crate) mod tests {
         );
         assert_ne!(first, of(json!({"template": {"annotations": {"a": "b"}}})));
         assert_ne!(first, of(json!({"exposure": "HostPort"})));
+        assert_eq!(first, with_rest(json!({}), Some("http://operator:5080")).unwrap().revision);
         // Written out, because a change of the function would replace every media pod when the operator is upgraded.
         assert_eq!(first, "c59777b1e8");
     }
@@ -378,7 +387,7 @@ pub(crate) mod tests {
     fn without_an_image_no_pod_is_made() {
         let pool = pool(json!({}));
 
-        let error = validate(&pool, &pool.spec.nodes.clone().unwrap(), None).unwrap_err();
+        let error = validate(&pool, &pool.spec.nodes.clone().unwrap(), &Given::default()).unwrap_err();
 
         assert!(error.to_string().contains("--media-node-image"), "{error}");
     }

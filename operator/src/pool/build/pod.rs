@@ -1,6 +1,8 @@
 //! The pod of one media node.
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, LocalObjectReference, Pod, PodSpec, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EnvVar, LocalObjectReference, Pod, PodSpec, Volume, VolumeMount,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tallylight_crds::{
@@ -10,7 +12,8 @@ use tallylight_crds::{
 use crate::pool::validate::ValidatedPool;
 
 const RTMP_PORT: u16 = 1935;
-const HTTP_PORT: u16 = 8080;
+/// Health and metrics.
+const METRICS_PORT: u16 = 8080;
 /// For the pool's other nodes only.
 const RELAY_PORT: u16 = 5081;
 /// Beyond the drain time: for farewells and a last renewal, before the kubelet kills.
@@ -56,6 +59,7 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
     if !env.iter().any(|variable| variable.name == LOG_FORMAT) {
         env.push(EnvVar { name: LOG_FORMAT.into(), value: Some("json".into()), value_from: None });
     }
+    env.extend(rest(pool));
     env.extend(own_env());
     let mut mounts: Vec<VolumeMount> = fixed(json!([
         {"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true},
@@ -73,10 +77,7 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
         image_pull_policy: template.image_pull_policy.map(PullPolicy::as_str).map(str::to_owned),
         args: Some(arguments(pool)),
         env: Some(env),
-        ports: Some(fixed(match port {
-            Some(host) => json!([{"name": "rtmp", "containerPort": RTMP_PORT, "hostPort": host}, http(), relay()]),
-            None => json!([{"name": "rtmp", "containerPort": RTMP_PORT}, http(), relay()]),
-        })),
+        ports: Some(ports(pool, port)),
         liveness_probe: Some(fixed(
             json!({"httpGet": {"path": "/healthz", "port": "metrics"}, "periodSeconds": 10, "failureThreshold": 3}),
         )),
@@ -93,12 +94,15 @@ const DATA_DIR: &str = "/var/lib/tallylight";
 const KEY_VOLUME: &str = "pool-key";
 const KEY_DIR: &str = "/etc/tallylight/pool";
 
-fn http() -> Value {
-    json!({"name": "metrics", "containerPort": HTTP_PORT})
-}
-
-fn relay() -> Value {
-    json!({"name": "relay", "containerPort": RELAY_PORT})
+fn ports(pool: &ValidatedPool, host: Option<u16>) -> Vec<ContainerPort> {
+    let port = |name: &str, container_port: u16| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: container_port.into(),
+        ..ContainerPort::default()
+    };
+    let rtmp = ContainerPort { host_port: host.map(i32::from), ..port("rtmp", RTMP_PORT) };
+    let http = pool.rest_upstream.is_some().then(|| port(super::HTTP, super::HTTP_PORT));
+    [rtmp, port("metrics", METRICS_PORT), port("relay", RELAY_PORT)].into_iter().chain(http).collect()
 }
 
 fn arguments(pool: &ValidatedPool) -> Vec<String> {
@@ -107,12 +111,22 @@ fn arguments(pool: &ValidatedPool) -> Vec<String> {
         format!("--pool={}", pool.name),
         format!("--app={}", pool.app),
         format!("--rtmp-address=0.0.0.0:{RTMP_PORT}"),
-        format!("--http-address=0.0.0.0:{HTTP_PORT}"),
+        format!("--http-address=0.0.0.0:{METRICS_PORT}"),
         format!("--relay-address=0.0.0.0:{RELAY_PORT}"),
         format!("--relay-key-file={KEY_DIR}/{POOL_SECRET_KEY}"),
         format!("--data-dir={DATA_DIR}"),
         format!("--drain-seconds={}", pool.drain_seconds),
         format!("--reconnect-window-seconds={}", pool.reconnect_window_seconds),
+    ]
+}
+
+/// Variables and not arguments: a node that is older than this operator, as a template may name one, does not know them.
+fn rest(pool: &ValidatedPool) -> Vec<EnvVar> {
+    let variable = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+    let Some(upstream) = &pool.rest_upstream else { return Vec::new() };
+    vec![
+        variable("TALLYLIGHT_PUBLIC_HTTP_ADDRESS", format!("0.0.0.0:{}", super::HTTP_PORT)),
+        variable("TALLYLIGHT_REST_UPSTREAM", upstream.to_string()),
     ]
 }
 
@@ -158,7 +172,7 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::validate::tests::validated;
+    use crate::pool::validate::tests::{validated, with_rest};
 
     fn built(nodes: Value, port: Option<u16>) -> Value {
         serde_json::to_value(pod(&validated(nodes).unwrap(), "abcde", 7, port)).unwrap()
@@ -193,6 +207,28 @@ mod tests {
         assert_eq!(by_port["spec"]["containers"][0]["ports"][0]["hostPort"], 7004);
         assert_eq!(by_network["spec"]["hostNetwork"], true);
         assert_eq!(by_network["spec"]["dnsPolicy"], "ClusterFirstWithHostNet");
+    }
+
+    #[test]
+    fn a_node_that_passes_rest_on_serves_it_at_a_port_of_its_own_and_at_none_of_its_machine() {
+        let nodes = json!({"exposure": "HostPort"});
+        let without = built(nodes.clone(), Some(7004));
+        let pool = with_rest(nodes, Some("http://operator.media.svc:5080")).unwrap();
+        let with = serde_json::to_value(pod(&pool, "abcde", 7, Some(7004))).unwrap();
+
+        let container = |pod: &Value| pod["spec"]["containers"][0].clone();
+        let (with, without) = (container(&with), container(&without));
+        assert_eq!(with["ports"].as_array().unwrap().len(), 4);
+        assert_eq!(with["ports"][3], json!({"name": "http", "containerPort": 5080}));
+        assert_eq!(without["ports"].as_array().unwrap().len(), 3);
+        assert_eq!(with["args"], without["args"], "an older node would refuse an argument that it does not know");
+        let env = with["env"].as_array().unwrap();
+        for (name, value) in [
+            ("TALLYLIGHT_PUBLIC_HTTP_ADDRESS", "0.0.0.0:5080"),
+            ("TALLYLIGHT_REST_UPSTREAM", "http://operator.media.svc:5080"),
+        ] {
+            assert!(env.contains(&json!({"name": name, "value": value})), "{env:?}");
+        }
     }
 
     #[test]

@@ -22,15 +22,47 @@ pub(crate) fn service(pool: &ValidatedPool) -> Service {
             load_balancer_class: pool.service.load_balancer_class.clone(),
             ip_family_policy: Some("PreferDualStack".to_owned()),
             selector: Some(super::selector(pool)),
-            ports: Some(vec![ServicePort {
-                name: Some("rtmp".to_owned()),
-                protocol: Some("TCP".to_owned()),
-                port: pool.service.port,
-                target_port: Some(IntOrString::String("rtmp".to_owned())),
-                ..ServicePort::default()
-            }]),
+            ports: Some(ports(pool)),
             ..ServiceSpec::default()
         }),
         status: None,
+    }
+}
+
+/// By name: of pods that are older than a port, Kubernetes sends nobody there.
+fn ports(pool: &ValidatedPool) -> Vec<ServicePort> {
+    let port = |name: &str, port: i32| ServicePort {
+        name: Some(name.to_owned()),
+        protocol: Some("TCP".to_owned()),
+        port,
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..ServicePort::default()
+    };
+    // Where the pool has RTMP at that port, RTMP keeps it.
+    let http = i32::from(super::HTTP_PORT);
+    let http = (pool.rest_upstream.is_some() && pool.service.port != http).then(|| port(super::HTTP, http));
+    [port("rtmp", pool.service.port)].into_iter().chain(http).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pool::validate::tests::with_rest;
+
+    fn built(nodes: serde_json::Value, upstream: Option<&str>) -> Vec<(String, i32)> {
+        let ports = service(&with_rest(nodes, upstream).unwrap()).spec.unwrap().ports.unwrap();
+        ports.into_iter().map(|port| (port.name.unwrap(), port.port)).collect()
+    }
+
+    #[test]
+    fn rest_has_a_port_where_nodes_pass_it_on() {
+        let rtmp = |port| ("rtmp".to_owned(), port);
+        let upstream = Some("http://operator:5080");
+
+        assert_eq!(built(json!({}), None), [rtmp(1935)]);
+        assert_eq!(built(json!({}), upstream), [rtmp(1935), ("http".to_owned(), 5080)]);
+        assert_eq!(built(json!({"service": {"port": 5080}}), upstream), [rtmp(5080)]);
     }
 }
