@@ -10,16 +10,20 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 use tallylight_crds::Broadcast;
 use tests::{
     cluster::{self, CLIENT, Cluster},
+    http,
     media::{self, Publisher},
     receiver::{Receiver, Request},
     repository, wait,
 };
 
 pub(crate) const NAMESPACE: &str = "studio";
+/// Of REST; the Secret `rest` holds it.
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const MEDIA: &str = "app.kubernetes.io/component=media-node";
 /// For what takes a moment on a quiet machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -47,6 +51,8 @@ impl Release {
         let work = repository::folder("e2e")?;
         let begin = Instant::now();
         let mut release = Self { cluster, admin, receiver, work, ready_after: Duration::ZERO };
+        let token = format!("--from-literal=token={TOKEN}");
+        release.kubectl(&["create", "secret", "generic", "rest", &token]).await?;
         release.helm("install", &[]).await?;
         release.kubectl(&["rollout", "status", "deployment/tallylight-operator", "--timeout=60s"]).await?;
         release.kubectl(&["wait", "--for=condition=Ready", "mediapool/live", "--timeout=60s"]).await?;
@@ -67,6 +73,7 @@ impl Release {
             "mediaNode.image.repository=localhost/tallylight/media-node",
             "mediaNode.image.tag=test",
             "mediaNode.replicas=2",
+            "operator.rest.tokenSecret.name=rest",
             // three pods on two machines is what a test can lose
             "mediaPool.nodes.maxNodes=4",
         ];
@@ -118,9 +125,21 @@ impl Release {
 
     /// The address of the pool for publishers: the Service's own.
     pub(crate) async fn service_url(&self, broadcast: &str) -> Result<String> {
+        Ok(format!("rtmp://{}:1935/LiveApp/{broadcast}", self.service_address().await?))
+    }
+
+    /// What REST says of a Broadcast, asked for at the same address.
+    pub(crate) async fn rest(&self, broadcast: &str) -> Result<Value> {
+        let address = format!("{}:5080", self.service_address().await?);
+        let path = format!("/LiveApp/rest/v2/broadcasts/{broadcast}");
+        let answer = http::request_as(Some(TOKEN), Method::GET, &address, &path, None).await?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+        answer.json()
+    }
+
+    async fn service_address(&self) -> Result<String> {
         let service = Api::<Service>::namespaced(self.admin.clone(), NAMESPACE).get("media-live").await?;
-        let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service has no address")?;
-        Ok(format!("rtmp://{address}:1935/LiveApp/{broadcast}"))
+        service.spec.and_then(|spec| spec.cluster_ip).context("the Service has no address")
     }
 
     pub(crate) async fn publish(&self, name: &str, url: &str) -> Result<Publisher> {

@@ -48,6 +48,8 @@ async fn plays_from_any_pod(release: &Release) -> Result<()> {
     let other = pods.values().find(|pod| pod.name_any() != owner).context("no other pod")?;
     let played = media::play_with_ffmpeg(release.folder(), "relayed", &url(other, "show")?).await?;
     ensure!(played.codecs == ["aac", "h264"] && played.frames >= 40, "{played:?}");
+    let shown = release.rest("show").await?;
+    ensure!(shown["status"] == "broadcasting", "REST through a media pod: {shown}");
     publisher.stop().await?;
     let (end, _) = release.hook(2, begin, SOON).await?;
     expect(&end, "liveStreamEnded", Some("PublisherClosed"))
@@ -135,8 +137,12 @@ async fn is_removed(release: &Release) -> Result<()> {
     wait::until("nothing to be left in the namespace", SOON, async || {
         let left = release.kubectl(&["get", kinds, "-o", "name"]).await.map_err(|error| error.to_string())?;
         // The Lease of the election is the operators' own, and the next release's to take over.
-        let stays =
-            ["configmap/kube-root-ca.crt", "serviceaccount/default", "lease.coordination.k8s.io/tallylight-operator"];
+        let stays = [
+            "configmap/kube-root-ca.crt",
+            "serviceaccount/default",
+            "lease.coordination.k8s.io/tallylight-operator",
+            "secret/rest",
+        ];
         let left: Vec<_> = left.lines().filter(|line| !stays.contains(line)).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
