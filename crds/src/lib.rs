@@ -44,6 +44,8 @@ pub const REVISION_LABEL: &str = "tallylight.dev/revision";
 /// Annotation on pods that the operator makes: a number that grows with each pod of the pool, since creation times tell whole
 /// seconds only.
 pub const ORDER_ANNOTATION: &str = "tallylight.dev/order";
+/// Annotation of a media node's Lease: `"true"` once it takes no new publishers because it is about to end.
+pub const DRAINING_ANNOTATION: &str = "tallylight.dev/draining";
 /// Annotation of a media node's Lease: media that it sends, in whole Mbit/s.
 pub const MEGABITS_OUT_ANNOTATION: &str = "tallylight.dev/megabits-per-second-out";
 /// Annotation of a media node's Lease: CPU time that it uses, in percent of one core.

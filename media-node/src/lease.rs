@@ -8,7 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
 };
 use kube::{Api, Client, api::PostParams};
-use tallylight_crds::{COMPONENT_LABEL, MEDIA_NODE_COMPONENT, POOL_LABEL};
+use tallylight_crds::{COMPONENT_LABEL, DRAINING_ANNOTATION, MEDIA_NODE_COMPONENT, POOL_LABEL};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -38,11 +38,19 @@ pub(crate) struct Keeper {
     known: Option<Lease>,
     failing: bool,
     load: Load,
+    /// Cancelled when the node begins to drain.
+    draining: CancellationToken,
     metrics: Metrics,
 }
 
 impl Keeper {
-    pub(crate) fn new(client: Client, namespace: &str, args: &RunArgs, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        namespace: &str,
+        args: &RunArgs,
+        draining: CancellationToken,
+        metrics: Metrics,
+    ) -> Self {
         let owner = args.pod_uid.as_ref().map(|uid| OwnerReference {
             api_version: "v1".to_owned(),
             kind: "Pod".to_owned(),
@@ -70,15 +78,17 @@ impl Keeper {
             known: None,
             failing: false,
             load: Load::new(metrics.clone()),
+            draining,
             metrics,
         }
     }
 
-    /// Renews until cancelled. `held` turns true with the first success.
+    /// Renews until cancelled, and at once when the node begins to drain. `held` turns true with the first success.
     pub(crate) async fn run(mut self, held: watch::Sender<bool>, until: CancellationToken) {
         loop {
+            let is_draining = self.draining.is_cancelled();
             let renewed = tokio::select! {
-                renewed = timeout(ATTEMPT, self.renew()) => renewed,
+                renewed = timeout(ATTEMPT, self.renew(is_draining)) => renewed,
                 () = until.cancelled() => return,
             };
             let pause = match renewed {
@@ -88,6 +98,7 @@ impl Keeper {
             };
             tokio::select! {
                 () = sleep(pause) => {}
+                () = self.draining.cancelled(), if !is_draining => {}
                 () = until.cancelled() => return,
             }
         }
@@ -112,7 +123,7 @@ impl Keeper {
         RETRY
     }
 
-    async fn renew(&mut self) -> Result<(), kube::Error> {
+    async fn renew(&mut self, is_draining: bool) -> Result<(), kube::Error> {
         let name = self.fresh.metadata.name.clone().unwrap_or_default();
         let found = match self.known.take() {
             Some(known) => Some(known),
@@ -120,7 +131,10 @@ impl Keeper {
         };
         let now = MicroTime(Timestamp::now());
         let mut next = self.fresh.clone();
-        next.metadata.annotations = Some(self.load.annotations());
+        let mut annotations = self.load.annotations();
+        // also when it does not: the container before this one may have said that it does
+        annotations.insert(DRAINING_ANNOTATION.to_owned(), is_draining.to_string());
+        next.metadata.annotations = Some(annotations);
         let spec = next.spec.get_or_insert_default();
         spec.renew_time = Some(now.clone());
         let held_before = found.as_ref().and_then(|lease| lease.spec.as_ref()?.acquire_time.clone());

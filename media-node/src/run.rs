@@ -68,7 +68,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let for_users = rest_forward::routes(args.rest_upstream.clone(), apps.clone(), &mut registry);
     background.spawn(http::serve(http, http::routes(registry, readiness.clone()), end.clone()));
     let (held, mut lease_held) = watch::channel(false);
-    let keeper = lease::Keeper::new(client.clone(), &namespace, &args, metrics.clone());
+    let keeper = lease::Keeper::new(client.clone(), &namespace, &args, stop.clone(), metrics.clone());
     background.spawn(keeper.run(held, end.clone()));
 
     let started = async {

@@ -19,6 +19,7 @@ use crate::{
     leader::Leadership,
     metrics::{Metrics, ReconcileResult},
     node_watch::SharedNodes,
+    nodes::Availability,
     paused::is_paused,
     resolve::Pools,
     secrets::Secrets,
@@ -92,10 +93,13 @@ impl Context {
     /// What the Broadcast depends on, but for its stream key.
     pub(crate) fn pool_of(&self, broadcast: &Broadcast) -> Pool {
         let namespace = broadcast.namespace().unwrap_or_default();
-        match self.pools.get(&namespace, &broadcast.spec.pool) {
-            None => Pool::Absent,
-            Some(_) if self.nodes.lock().serves(&namespace, &broadcast.spec.pool) => Pool::Serving,
-            Some(_) => Pool::Empty,
+        if self.pools.get(&namespace, &broadcast.spec.pool).is_none() {
+            return Pool::Absent;
+        }
+        match self.nodes.lock().availability(&namespace, &broadcast.spec.pool) {
+            Availability::Unknown => Pool::Unknown,
+            Availability::Open => Pool::Serving,
+            Availability::Closed => Pool::Empty,
         }
     }
 }

@@ -60,6 +60,8 @@ pub(crate) enum Wake {
         namespace: String,
         name: String,
     },
+    /// It has become known which pools of the watched namespace take publishers.
+    Place(Place),
     /// This process has come to lead: what changed before was nobody's, or another's, to do.
     Everything,
 }
@@ -129,7 +131,8 @@ async fn run_pool_watch(watch: PoolWatch, followers: PoolFollowers, health: Heal
     }
 }
 
-/// Turns changes of media nodes into wake-ups.
+/// Turns changes of media nodes into wake-ups. A node that is lost concerns the Broadcasts that are on air there; all others are
+/// woken when their pool turns.
 pub(crate) fn forward_changes(
     wake: mpsc::Sender<Wake>,
     pools: Wakes,
@@ -139,23 +142,26 @@ pub(crate) fn forward_changes(
     let (changes, mut inbox) = mpsc::channel(WAKE_UPS);
     tasks.spawn(async move {
         while let Some(change) = inbox.recv().await {
-            let (node, pool, lost) = match change {
-                Change::Found { node, pool } => (node, pool, false),
+            let (pool, woken) = match change {
+                Change::Found { node, pool } => (pool.map(|name| Key { name, ..node }), None),
                 Change::Lost { node, pool, cause } => {
                     metrics.node_lost(cause);
-                    (node, pool, true)
+                    let Key { namespace, name } = node.clone();
+                    (pool.map(|name| Key { name, ..node }), Some(Wake::Node { namespace, name }))
                 }
+                Change::Turned { pool, .. } => {
+                    let Key { namespace, name } = pool.clone();
+                    (Some(pool), Some(Wake::Pool { namespace, name }))
+                }
+                Change::Listed { place } => (None, Some(Wake::Place(place))),
             };
-            let namespace = node.namespace.clone();
-            if let Some(pool) = &pool {
-                pools.wake(&namespace, pool);
+            if let Some(pool) = pool {
+                pools.wake(&pool.namespace, &pool.name);
             }
-            let of_pool = pool.map(|name| Wake::Pool { namespace: namespace.clone(), name });
-            let of_node = lost.then_some(Wake::Node { namespace, name: node.name });
-            for woken in of_node.into_iter().chain(of_pool) {
-                if wake.send(woken).await.is_err() {
-                    return;
-                }
+            if let Some(woken) = woken
+                && wake.send(woken).await.is_err()
+            {
+                return;
             }
         }
     });
@@ -299,6 +305,7 @@ fn concerns(wake: &Wake, object: &Guarded) -> bool {
     let namespace = broadcast.metadata.namespace.as_deref();
     match wake {
         Wake::Everything => true,
+        Wake::Place(place) => place.is_none() || namespace == place.as_deref(),
         Wake::Pool { namespace: ns, name } => namespace == Some(ns) && broadcast.spec.pool == *name,
         Wake::Node { namespace: ns, name } => {
             let session = broadcast.status.as_ref().map(|status| &status.session);

@@ -18,12 +18,12 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use tallylight_crds::{COMPONENT_LABEL, MEDIA_NODE_COMPONENT, POOL_LABEL};
+use tallylight_crds::{COMPONENT_LABEL, DRAINING_ANNOTATION, MEDIA_NODE_COMPONENT, POOL_LABEL};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    nodes::{Change, NodeKey, Nodes},
+    nodes::{Change, Listed, NodeKey, Nodes},
     pool::loads::Loads,
     scope::{Place, Scope},
 };
@@ -70,12 +70,13 @@ pub(crate) async fn run(
                 if matches!(event, Ok(Event::InitDone)) {
                     synced(&place);
                 }
-                on_lease(&nodes, &loads, event)
+                on_lease(&nodes, &loads, &place, event)
             }
-            Some((place, event)) = pods.next() => on_pod(&nodes, listed.entry(place.clone()).or_default(), place.as_deref(), event),
+            Some((place, event)) = pods.next() => on_pod(&nodes, listed.entry(place.clone()).or_default(), &place, event),
             _ = probes.tick() => probe(&client, &nodes).await,
         };
-        for change in found {
+        let turned = nodes.lock().settle(Instant::now());
+        for change in found.into_iter().chain(turned) {
             log(&change);
             if changes.send(change).await.is_err() {
                 return; // the controller has ended
@@ -98,7 +99,7 @@ where
     stream::select_all(watches).boxed()
 }
 
-fn on_lease(nodes: &SharedNodes, loads: &Loads, event: watcher::Result<Event<Lease>>) -> Vec<Change> {
+fn on_lease(nodes: &SharedNodes, loads: &Loads, place: &Place, event: watcher::Result<Event<Lease>>) -> Vec<Change> {
     match &event {
         Ok(Event::Apply(lease) | Event::InitApply(lease)) => loads.see(lease),
         Ok(Event::Delete(lease)) => loads.forget(lease),
@@ -109,9 +110,13 @@ fn on_lease(nodes: &SharedNodes, loads: &Loads, event: watcher::Result<Event<Lea
     let change = match event {
         Ok(Event::Apply(lease) | Event::InitApply(lease)) => observe(&mut nodes, &lease, now),
         Ok(Event::Delete(lease)) => nodes.lease_gone(&key(&lease)),
-        Ok(Event::Init | Event::InitDone) => {
+        Ok(Event::Init) => {
             nodes.contact(now);
             None
+        }
+        Ok(Event::InitDone) => {
+            nodes.contact(now);
+            nodes.listed(Listed::Leases, place)
         }
         Err(error) => {
             tracing::debug!(%error, "the watch of Leases broke");
@@ -125,7 +130,7 @@ fn on_lease(nodes: &SharedNodes, loads: &Loads, event: watcher::Result<Event<Lea
 fn on_pod(
     nodes: &SharedNodes,
     listed: &mut BTreeSet<NodeKey>,
-    namespace: Option<&str>,
+    place: &Place,
     event: watcher::Result<Event<Pod>>,
 ) -> Vec<Change> {
     let mut nodes = nodes.lock();
@@ -135,7 +140,11 @@ fn on_pod(
             listed.insert(key(&pod));
             return seen(&mut nodes, &pod);
         }
-        Ok(Event::InitDone) => return nodes.pods_listed(namespace, &std::mem::take(listed)),
+        Ok(Event::InitDone) => {
+            let mut changes = nodes.pods_listed(place.as_deref(), &std::mem::take(listed));
+            changes.extend(nodes.listed(Listed::Pods, place));
+            return changes;
+        }
         Ok(Event::Apply(pod)) => return seen(&mut nodes, &pod),
         Ok(Event::Delete(pod)) => return nodes.pod_gone(&key(&pod)).into_iter().collect(),
         Err(error) => {
@@ -148,8 +157,14 @@ fn on_pod(
 
 fn seen(nodes: &mut Nodes, pod: &Pod) -> Vec<Change> {
     let node = key(pod);
-    nodes.pod(node.clone());
+    nodes.pod(node.clone(), pod.metadata.deletion_timestamp.is_some() || is_ready(pod) == Some(false));
     if is_down(pod) { nodes.container_down(&node).into_iter().collect() } else { Vec::new() }
+}
+
+/// What the pod's readiness probe says, once there is a kubelet that asks it.
+pub(crate) fn is_ready(pod: &Pod) -> Option<bool> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status == "True")
 }
 
 /// Whether nothing of the pod runs, nor will for some time: it has failed as a whole, or its container died and the kubelet
@@ -189,12 +204,16 @@ fn log(change: &Change) {
     match change {
         Change::Found { node, pool } => tracing::info!(%node, pool, "node.found"),
         Change::Lost { node, pool, cause } => tracing::info!(%node, pool, ?cause, "node.lost"),
+        Change::Turned { pool, now } => tracing::info!(%pool, ?now, "pool.turned"),
+        Change::Listed { place } => tracing::debug!(place, "nodes.listed"),
     }
 }
 
 fn observe(nodes: &mut Nodes, lease: &Lease, now: Instant) -> Option<Change> {
     let spec = lease.spec.clone().unwrap_or_default();
     let renewal = format!("{:?}/{:?}", spec.holder_identity, spec.renew_time);
+    let is_draining = lease.annotations().get(DRAINING_ANNOTATION).is_some_and(|value| value == "true");
+    nodes.draining(&key(lease), is_draining);
     nodes.lease(key(lease), lease.labels().get(POOL_LABEL).cloned(), &renewal, now)
 }
 

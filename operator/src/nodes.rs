@@ -10,6 +10,12 @@ use std::{
 
 use ledger::Key;
 
+use crate::scope::Place;
+
+mod doors;
+
+pub(crate) use doors::{Availability, Listed};
+
 /// Silence of a node after which its Lease is read again and again, so that there are contacts to count by: one renewal missed.
 const SUSPECT_AFTER: Duration = Duration::from_secs(6);
 /// Two contacts that are further apart do not prove that the connection worked in between. It covers the wait for the first
@@ -27,6 +33,10 @@ pub(crate) enum Change {
     Found { node: NodeKey, pool: Option<String> },
     /// The node's open sessions must be closed.
     Lost { node: NodeKey, pool: Option<String>, cause: Cause },
+    /// The pool takes publishers now, or takes none any more.
+    Turned { pool: Key, now: Availability },
+    /// All Leases and pods of the watched namespace are known, so which of its pools take publishers is.
+    Listed { place: Place },
 }
 
 /// How a node was lost.
@@ -54,6 +64,7 @@ struct Node {
 pub(crate) struct Nodes {
     nodes: BTreeMap<NodeKey, Node>,
     pods: BTreeSet<NodeKey>,
+    doors: doors::Doors,
     /// How long the connection is known to have worked, in all.
     connected: Duration,
     contact: Option<Instant>,
@@ -63,7 +74,14 @@ pub(crate) struct Nodes {
 impl Nodes {
     /// `lease`: how long a node may go without a renewal.
     pub(crate) fn new(lease: Duration) -> Self {
-        Self { nodes: BTreeMap::new(), pods: BTreeSet::new(), connected: Duration::ZERO, contact: None, lease }
+        Self {
+            nodes: BTreeMap::new(),
+            pods: BTreeSet::new(),
+            doors: doors::Doors::default(),
+            connected: Duration::ZERO,
+            contact: None,
+            lease,
+        }
     }
 
     /// The API server has answered.
@@ -100,11 +118,21 @@ impl Nodes {
         entry.renewal = Some(renewal.to_owned());
         entry.seen = connected;
         entry.seen_at = now;
-        std::mem::replace(&mut entry.lost, false).then_some(Change::Found { node, pool })
+        if !std::mem::replace(&mut entry.lost, false) {
+            return None;
+        }
+        self.doors.node_changed();
+        Some(Change::Found { node, pool })
+    }
+
+    /// The node's Lease says whether it drains.
+    pub(crate) fn draining(&mut self, node: &NodeKey, is_draining: bool) {
+        self.doors.lease(node, is_draining);
     }
 
     /// The Lease is gone: its node left in good order, or was tidied up after its pod.
     pub(crate) fn lease_gone(&mut self, node: &NodeKey) -> Option<Change> {
+        self.doors.lease(node, false);
         self.lose(node, Cause::LeaseExpired)
     }
 
@@ -120,14 +148,16 @@ impl Nodes {
         });
     }
 
-    /// The node's pod exists.
-    pub(crate) fn pod(&mut self, node: NodeKey) {
+    /// The node's pod exists; `is_unready` when it stops or fails its readiness probe.
+    pub(crate) fn pod(&mut self, node: NodeKey, is_unready: bool) {
+        self.doors.pod(&node, is_unready);
         self.pods.insert(node);
     }
 
     /// The node's pod is gone from the API, so its containers have ended, or somebody vouched for it by force.
     pub(crate) fn pod_gone(&mut self, node: &NodeKey) -> Option<Change> {
         self.pods.remove(node);
+        self.doors.pod(node, false);
         self.lose(node, Cause::PodGone)
     }
 
@@ -163,11 +193,23 @@ impl Nodes {
         self.nodes.get(node).is_some_and(|node| node.lost)
     }
 
-    /// Whether a pool has a node that can take a publisher.
-    pub(crate) fn serves(&self, namespace: &str, pool: &str) -> bool {
-        self.nodes.iter().any(|(key, node)| {
-            key.namespace == namespace && node.pool.as_deref() == Some(pool) && !node.lost && node.renewal.is_some()
-        })
+    /// All Leases, or all pods, of a watched namespace are known.
+    pub(crate) fn listed(&mut self, what: Listed, place: &Place) -> Option<Change> {
+        self.doors.listed(what, place).then(|| Change::Listed { place: place.clone() })
+    }
+
+    /// Whether a pool takes publishers, as of the last [`Nodes::settle`].
+    pub(crate) fn availability(&self, namespace: &str, pool: &str) -> Availability {
+        self.doors.of(namespace, pool)
+    }
+
+    /// Says which pools take publishers now that took none, or the other way round for a while.
+    pub(crate) fn settle(&mut self, now: Instant) -> Vec<Change> {
+        let alive = self.nodes.iter().filter(|(_, node)| !node.lost && node.renewal.is_some());
+        let alive = alive.filter_map(|(key, node)| Some((key, node.pool.as_deref()?)));
+        let turned = self.doors.settle(alive, now);
+        let told = |pool: Key| Change::Turned { now: self.availability(&pool.namespace, &pool.name), pool };
+        turned.into_iter().map(told).collect()
     }
 
     fn lose(&mut self, node: &NodeKey, cause: Cause) -> Option<Change> {
@@ -175,6 +217,7 @@ impl Nodes {
         if std::mem::replace(&mut entry.lost, true) {
             return None;
         }
+        self.doors.node_changed();
         Some(Change::Lost { node: node.clone(), pool: entry.pool.clone(), cause })
     }
 }
@@ -239,7 +282,7 @@ mod tests {
         };
         assert_eq!(changes, [lost(Cause::LeaseExpired)]);
         assert!((15..=20).contains(&seconds), "{seconds} s");
-        assert!(nodes.is_lost(&node("a")) && !nodes.serves("default", "live"));
+        assert!(nodes.is_lost(&node("a")));
         assert_eq!(nodes.expire(), [], "it is lost once");
     }
 
@@ -292,7 +335,7 @@ mod tests {
     #[test]
     fn a_list_of_one_namespace_says_nothing_of_another() {
         let (mut nodes, _) = start();
-        nodes.pod(node("a"));
+        nodes.pod(node("a"), false);
         assert_eq!(nodes.pods_listed(Some("other"), &BTreeSet::new()), []);
         assert_eq!(nodes.pods_listed(Some("default"), &BTreeSet::new()), [lost(Cause::PodGone)]);
     }

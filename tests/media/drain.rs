@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, ResourceExt as _};
 use rustix::process::Signal;
 use serde_json::json;
 use tallylight_crds::{Broadcast, BroadcastState, Session};
@@ -69,6 +71,13 @@ async fn a_stopped_node_exits_when_its_last_publisher_has_left() -> Result<()> {
     cluster.receiver.wait_for(1, SOON).await?;
 
     cluster.node.process.signal(Signal::TERM)?;
+    let leases = Api::<Lease>::namespaced(cluster.tenant.admin.clone(), &cluster.tenant.namespace);
+    wait::until("the Lease to say that the node drains", SOON, async || {
+        let lease = leases.get("media-live-2").await.map_err(|error| error.to_string())?;
+        let said = lease.annotations().get("tallylight.dev/draining").cloned();
+        if said.as_deref() == Some("true") { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .await?;
     publisher.stop().await?;
     let status = cluster.node.process.wait(SOON).await?;
 

@@ -12,6 +12,7 @@ mod ledger;
 mod paused;
 mod policy;
 mod pool_keys;
+mod pool_ready;
 mod pools;
 mod release;
 mod scale;

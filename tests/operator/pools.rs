@@ -33,17 +33,17 @@ const SOON: Duration = Duration::from_secs(60);
 /// An idle node goes after a minute.
 const SCALE_IN: Duration = Duration::from_secs(180);
 
-struct Stage {
+pub(crate) struct Stage {
     // Dropped in this order: the operator before what it talks to.
     operator: Service,
     kubelet: Kubelet,
-    tenant: Tenant,
+    pub(crate) tenant: Tenant,
     _folder: TempDir,
 }
 
 impl Stage {
     /// An operator, a kubelet, and the pool `live` with these nodes.
-    async fn new(name: &str, nodes: Value) -> Result<Self> {
+    pub(crate) async fn new(name: &str, nodes: Value) -> Result<Self> {
         let tenant = install::tenant(name).await?;
         let folder = repository::folder(name)?;
         let kubeconfig = tenant.operator_kubeconfig(folder.path()).await?;
@@ -68,7 +68,7 @@ impl Stage {
         Ok(())
     }
 
-    fn pods(&self) -> Api<Pod> {
+    pub(crate) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.tenant.admin.clone(), &self.tenant.namespace)
     }
 
@@ -78,7 +78,7 @@ impl Stage {
     }
 
     /// Waits until exactly `count` pods are there, all of them ready and none of them stopping.
-    async fn settled(&self, count: usize, deadline: Duration) -> Result<Vec<Pod>> {
+    pub(crate) async fn settled(&self, count: usize, deadline: Duration) -> Result<Vec<Pod>> {
         wait::until(format!("{count} ready media pods"), deadline, async || {
             let pods = self.list().await.map_err(|error| format!("{error:#}"))?;
             let is_well = |pod: &Pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
@@ -122,7 +122,7 @@ impl Stage {
         .await
     }
 
-    async fn status(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub(crate) async fn status(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
         let pools: Api<MediaPool> = Api::namespaced(self.tenant.admin.clone(), &self.tenant.namespace);
         wait::until(format!("the pool's status to show {what}"), SOON, async || {
             let pool = pools.get("live").await.map_err(|error| error.to_string())?;
@@ -132,14 +132,14 @@ impl Stage {
         .await
     }
 
-    fn scale(&self, nodes: usize) -> Result<()> {
+    pub(crate) fn scale(&self, nodes: usize) -> Result<()> {
         let replicas = format!("--replicas={nodes}");
         kubectl(self.tenant.plane, &self.tenant.namespace, &["scale", "mediapool", "live", &replicas])?;
         Ok(())
     }
 
     /// Every request of the operator was allowed, and it still runs.
-    fn nothing_was_refused(&mut self) -> Result<()> {
+    pub(crate) fn nothing_was_refused(&mut self) -> Result<()> {
         self.operator.process.must_run()?;
         let refused: Vec<_> = self.tenant.plane.calls(&self.tenant.namespace)?;
         let refused: Vec<_> =

@@ -20,7 +20,9 @@ pub(crate) struct Surroundings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pool {
     Absent,
-    /// There, but without a media node.
+    /// There; whether it takes publishers is not known yet.
+    Unknown,
+    /// There, but without a media node that takes publishers.
     Empty,
     Serving,
 }
@@ -60,7 +62,9 @@ pub(crate) fn conditions(
     let mut list = status.conditions.clone();
     let accepted = accepted(broadcast);
     let valid = accepted.status == ConditionStatus::True;
-    let mut found = vec![accepted, ready(broadcast, status, around, valid), live(status)];
+    let mut found = vec![accepted];
+    found.extend(ready(broadcast, status, around, valid));
+    found.push(live(status));
     if paused::is_paused(broadcast) {
         let waiting = status.hooks.pending.len();
         if waiting > 0 {
@@ -157,40 +161,40 @@ fn accepted(broadcast: &Broadcast) -> Finding {
     finding("Accepted", true, "Valid", "the spec is valid")
 }
 
-fn ready(broadcast: &Broadcast, status: &BroadcastStatus, around: Surroundings, valid: bool) -> Finding {
+/// Nothing while it is not known: then what was said before holds.
+fn ready(broadcast: &Broadcast, status: &BroadcastStatus, around: Surroundings, valid: bool) -> Option<Finding> {
     let pool = &broadcast.spec.pool;
+    let not = |reason, message: String| Some(finding("Ready", false, reason, message));
     if !valid {
-        return finding("Ready", false, "NotAccepted", "the spec is invalid: see Accepted");
+        return not("NotAccepted", "the spec is invalid: see Accepted".into());
     }
     if broadcast.metadata.deletion_timestamp.is_some() {
-        return finding("Ready", false, "Deleting", "the Broadcast is being deleted");
+        return not("Deleting", "the Broadcast is being deleted".into());
     }
     if paused::is_paused(broadcast) {
-        return finding("Ready", false, "Paused", "the Broadcast is paused: its hooks wait");
+        return not("Paused", "the Broadcast is paused: its hooks wait".into());
     }
     if !ledger::has_room(status) {
         let message = "the receiver has not taken so many events that no more fit: see HooksDelivered";
-        return finding("Ready", false, "LedgerFull", message);
+        return not("LedgerFull", message.into());
     }
     match (around.pool, around.key) {
-        (Pool::Absent, _) => {
-            finding("Ready", false, "PoolNotFound", format!("no MediaPool {pool:?} in this namespace: create it"))
+        (Pool::Unknown, _) => None,
+        (Pool::Absent, _) => not("PoolNotFound", format!("no MediaPool {pool:?} in this namespace: create it")),
+        (Pool::Empty, _) => {
+            not("NoMediaNode", format!("no media node of pool {pool} is ready: kubectl describe mediapool {pool}"))
         }
-        (Pool::Empty, _) => finding("Ready", false, "NoMediaNode", format!("MediaPool {pool:?} has no media node")),
-        (Pool::Serving, StreamKey::Absent) => finding(
-            "Ready",
-            false,
+        (Pool::Serving, StreamKey::Absent) => not(
             "SecretNotFound",
-            "the Secret or the key in spec.publish.streamKeySecretRef does not exist: create it",
+            "the Secret or the key in spec.publish.streamKeySecretRef does not exist: create it".into(),
         ),
-        (Pool::Serving, StreamKey::Forbidden) => finding(
-            "Ready",
-            false,
+        (Pool::Serving, StreamKey::Forbidden) => not(
             "SecretForbidden",
-            "the operator may not read the Secret in spec.publish.streamKeySecretRef: grant it get on that Secret",
+            "the operator may not read the Secret in spec.publish.streamKeySecretRef: grant it get on that Secret"
+                .into(),
         ),
         (Pool::Serving, StreamKey::NotAsked | StreamKey::Known) => {
-            finding("Ready", true, "PoolReady", "a publisher is accepted")
+            Some(finding("Ready", true, "PoolReady", "a publisher is accepted"))
         }
     }
 }
@@ -293,6 +297,19 @@ mod tests {
         assert_eq!(with(Pool::Empty, StreamKey::Known), "NoMediaNode");
         assert_eq!(with(Pool::Serving, StreamKey::Absent), "SecretNotFound");
         assert_eq!(with(Pool::Serving, StreamKey::Forbidden), "SecretForbidden");
+    }
+
+    #[test]
+    fn what_was_said_of_a_pool_holds_until_more_is_known() {
+        let unknown = Surroundings { pool: Pool::Unknown, key: StreamKey::NotAsked };
+        let mut status = BroadcastStatus::default();
+        let first = conditions(&broadcast(), &status, unknown, Timestamp::UNIX_EPOCH);
+        assert!(first.iter().all(|condition| condition.kind != "Ready"), "{first:?}");
+
+        status.conditions = conditions(&broadcast(), &status, READY, Timestamp::UNIX_EPOCH);
+        status.observed_generation = Some(3);
+
+        assert_eq!(patch(&broadcast(), &status, unknown, Timestamp::UNIX_EPOCH), None);
     }
 
     #[test]

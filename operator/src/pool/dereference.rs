@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt as _, api::ListParams, runtime::reflector::Store};
 use tallylight_crds::{LIVE_LABEL, ORDER_ANNOTATION, POOL_LABEL, REVISION_LABEL, SessionState};
 
 use super::{Context, Error, build, plan, plan::State, validate::ValidatedPool};
-use crate::{broadcast::Guarded, nodes::NodeKey};
+use crate::{broadcast::Guarded, node_watch, nodes::NodeKey};
 
 /// The pool's pods in the caches: a look that costs nothing, and may be a little old.
 pub(super) fn cached(pool: &ValidatedPool, context: &Context) -> Vec<plan::Pod> {
@@ -58,15 +58,11 @@ fn view<'a>(pool: &ValidatedPool, pods: impl Iterator<Item = &'a Pod>, context: 
 }
 
 fn state(pod: &Pod, is_lost: bool) -> State {
-    let status = pod.status.as_ref();
-    let is_ready = status
-        .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|conditions| conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
-    match status.and_then(|status| status.phase.as_deref()) {
+    match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
         _ if pod.metadata.deletion_timestamp.is_some() => State::Draining,
         Some("Failed" | "Succeeded") => State::Failed,
         _ if is_lost => State::Lost,
-        _ if is_ready => State::Ready,
+        _ if node_watch::is_ready(pod) == Some(true) => State::Ready,
         _ => State::Starting,
     }
 }

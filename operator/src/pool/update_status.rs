@@ -16,7 +16,7 @@ use super::{
     validate::{Invalid, ValidatedPool},
 };
 
-use crate::paused;
+use crate::{nodes::Availability, paused};
 
 /// Free capacity changes with every session; by itself it is written this seldom.
 const CAPACITY_PERIOD: Duration = Duration::from_secs(60);
@@ -45,8 +45,8 @@ pub(super) async fn update(
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
     let before = pool.status.clone().unwrap_or_default();
-    let is_serving = context.nodes.lock().serves(&pool.namespace().unwrap_or_default(), &pool.name_any());
-    let next = status(pool, found, Serving(is_serving), crate::broadcast::now());
+    let availability = context.nodes.lock().availability(&pool.namespace().unwrap_or_default(), &pool.name_any());
+    let next = status(pool, found, Serving(availability == Availability::Open), crate::broadcast::now());
     if next == before {
         return Ok(None);
     }
@@ -75,7 +75,7 @@ pub(super) async fn update(
     }
 }
 
-/// Whether a node of the pool renews its Lease.
+/// Whether a node of the pool takes publishers.
 #[derive(Clone, Copy)]
 struct Serving(bool);
 
