@@ -19,10 +19,10 @@ pub use hook_url::{HookUrlSource, InvalidHookUrl, MAX_HOOK_URL, hook_url};
 pub use hooks::{ContentType, Hooks, SecretKeyRef};
 pub use manifest::manifests;
 pub use media_pool::{
-    Admission, Capacity, Exposure, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus, NodeService, NodeTemplate,
-    PortRange, PullPolicy, StreamDefaults,
+    Admission, Capacity, Exposure, MAX_ADDRESSES, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus, NodeAddress,
+    NodeService, NodeTemplate, PortRange, PullPolicy, StreamDefaults,
 };
-pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, object_name};
+pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, is_host, object_name};
 pub use reference::reference;
 
 /// The API group.
@@ -44,6 +44,8 @@ pub const REVISION_LABEL: &str = "tallylight.dev/revision";
 /// Annotation on pods that the operator makes: a number that grows with each pod of the pool, since creation times tell whole
 /// seconds only.
 pub const ORDER_ANNOTATION: &str = "tallylight.dev/order";
+/// Annotation on pods that the operator makes: host:port at which publishers and players reach the pod's RTMP.
+pub const ADDRESS_ANNOTATION: &str = "tallylight.dev/address";
 /// Annotation of a media node's Lease: `"true"` once it takes no new publishers because it is about to end.
 pub const DRAINING_ANNOTATION: &str = "tallylight.dev/draining";
 /// Annotation of a media node's Lease: media that it sends, in whole Mbit/s.

@@ -36,6 +36,7 @@ pub use nodes::{Capacity, Exposure, MediaNodes, NodeService, NodeTemplate, PortR
     printcolumn(name = "Ready-Nodes", type_ = "integer", json_path = ".status.readyReplicas"),
     printcolumn(name = "Free", type_ = "integer", json_path = ".status.readyCapacity"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.address"),
     printcolumn(name = "Exposure", type_ = "string", json_path = ".spec.nodes.exposure", priority = 1),
     printcolumn(name = "Updated", type_ = "integer", json_path = ".status.updatedReplicas", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -109,6 +110,14 @@ pub struct MediaPoolStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub ready_capacity: Option<i32>,
+    /// Where publishers and players reach the pool, as host:port of RTMP: spec.nodes.advertiseHost, else the load balancer's name or address, the Service's name in the cluster, or the address of the oldest node that is ready, as the exposure has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub address: Option<String>,
+    /// Where each node that is ready is reached, the oldest 64 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub addresses: Vec<NodeAddress>,
     /// Selector of the nodes' pods, for autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
@@ -117,6 +126,24 @@ pub struct MediaPoolStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub conditions: Vec<Condition>,
+}
+
+/// Most nodes in `status.addresses`; the schema's bound too.
+pub const MAX_ADDRESSES: usize = 64;
+
+/// Where publishers and players reach a media node.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeAddress {
+    /// Name of the node, which is its pod's.
+    #[schemars(length(max = 253))]
+    pub node: String,
+    /// DNS name or IP.
+    #[schemars(length(max = 253))]
+    pub host: String,
+    /// Port of RTMP.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub rtmp_port: i32,
 }
 
 /// What a pool settles for its Broadcasts, with every default decided.

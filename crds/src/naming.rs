@@ -1,6 +1,6 @@
 //! From a stream id to the name of its Broadcast, by one pure function, so that a lookup is one GET by name.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use sha2::{Digest, Sha256};
 
@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 const MAX_LABEL: usize = 63;
 /// Bytes of readable text kept in a derived name: `x-` + text + `-` + 16 hex digits stay below [`MAX_LABEL`].
 const MAX_READABLE: usize = 40;
+/// Longest DNS name, RFC 1123.
+const MAX_HOST: usize = 253;
 
 /// A stream id as publishers, players and hooks know it: 1 to 253 characters of `A-Z a-z 0-9 _ . -`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -75,6 +77,17 @@ pub fn check_app(name: &str) -> Result<(), InvalidApp> {
     if fits { Ok(()) } else { Err(InvalidApp) }
 }
 
+/// Whether the text is an IP, or a DNS name in lower case: what `MediaPool.spec.nodes.advertiseHost` may be. The last label begins
+/// with a letter, so that a mistyped IP is no name.
+#[must_use]
+pub fn is_host(text: &str) -> bool {
+    let is_name = || {
+        let top = text.rsplit('.').next().unwrap_or_default();
+        text.split('.').all(is_dns_label) && top.starts_with(|first: char| first.is_ascii_lowercase())
+    };
+    text.len() <= MAX_HOST && (text.parse::<IpAddr>().is_ok() || is_name())
+}
+
 /// Names the Broadcast of a stream id: the id itself when it is a DNS label, else readable text plus a hash of the id.
 #[must_use]
 pub fn object_name(id: &StreamId) -> String {
@@ -140,6 +153,17 @@ mod tests {
         for name in ["", "a/b", "a b", "a.b", "é", "a?b", &"a".repeat(64)] {
             assert_eq!(check_app(name), Err(InvalidApp), "{name}");
         }
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_ip_without_a_port() {
+        for host in ["live.example.com", "edge-1", "192.0.2.7", "2001:db8::7", "1.cdn.example", &"a".repeat(63)] {
+            assert!(is_host(host), "{host}");
+        }
+        for other in ["", "a:1935", "192.0.2.7:1", "[::1]", "999.1.1.1", "a..b", "-a", "A.b", "rtmp://a", "a.", "a/b"] {
+            assert!(!is_host(other), "{other}");
+        }
+        assert!(!is_host(&"a".repeat(64)) && !is_host(&format!("{}a", "a.".repeat(127))));
     }
 
     #[test]

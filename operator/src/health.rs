@@ -26,11 +26,12 @@ pub(crate) enum Watch {
     Pools,
     Leases,
     Pods,
+    Services,
 }
 
 impl Health {
     pub(crate) fn new(registry: Registry, places: &[Place]) -> Self {
-        let watches = [Watch::Broadcasts, Watch::Pools, Watch::Leases, Watch::Pods];
+        let watches = [Watch::Broadcasts, Watch::Pools, Watch::Leases, Watch::Pods, Watch::Services];
         let missing = watches.iter().flat_map(|watch| places.iter().map(|place| (*watch, place.clone()))).collect();
         Self { registry: Arc::new(Mutex::new(registry)), missing: watch::Sender::new(missing) }
     }

@@ -6,12 +6,16 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::{StreamExt as _, stream};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{Pod, Service},
+};
 use kube::{
     Api, Client, ResourceExt as _,
     runtime::{
@@ -24,7 +28,8 @@ use kube::{
 };
 use ledger::Key;
 use rest::Upstream;
-use tallylight_crds::{MediaPool, ORDER_ANNOTATION, POOL_LABEL};
+use serde::de::DeserializeOwned;
+use tallylight_crds::{ADDRESS_ANNOTATION, MediaPool, ORDER_ANNOTATION, POOL_LABEL};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -38,16 +43,19 @@ use crate::{
     scope::{Place, Scope},
 };
 
+mod addresses;
 mod apply;
 mod build;
 mod dereference;
 pub(crate) mod loads;
+mod machines;
 pub(crate) mod news;
 mod plan;
 mod update_status;
 mod validate;
 pub(crate) mod wakes;
 
+use addresses::Front;
 use loads::Loads;
 use update_status::Found;
 use validate::ValidatedPool;
@@ -55,7 +63,8 @@ use wakes::Wakes;
 
 /// Rest after a change before its reconcile: sessions come and go in bursts.
 const DEBOUNCE: Duration = Duration::from_millis(200);
-/// Service and budget are not watched: when a pool is looked at and they were applied longer ago than this, they are again.
+/// What others change in Service and budget is not looked for: when a pool is looked at and they were applied longer ago than this,
+/// they are again.
 const REAPPLY_AFTER: Duration = Duration::from_secs(600);
 /// First and longest wait after a failed reconcile; doubled in between.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -66,7 +75,7 @@ const PAGE: u32 = 500;
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) broadcasts: Vec<Store<Guarded>>,
-    pub(crate) pods: Vec<Store<Pod>>,
+    pub(crate) world: World,
     pub(crate) nodes: SharedNodes,
     pub(crate) loads: Loads,
     pub(crate) events: Events,
@@ -99,6 +108,7 @@ struct Memories(Mutex<BTreeMap<Key, PoolMemory>>);
 #[derive(Default)]
 struct PoolMemory {
     plan: plan::Memory,
+    machines: addresses::Machines,
     applied: Option<(build::Resources, Instant)>,
     status_written: Option<Instant>,
 }
@@ -125,6 +135,10 @@ pub(crate) enum Error {
     DeletePod { source: kube::Error },
     #[error("failed to label a media pod")]
     LabelPod { source: kube::Error },
+    #[error("failed to write the address of a media pod")]
+    AnnotatePod { source: kube::Error },
+    #[error("failed to read the machine of a media pod")]
+    ReadMachine { source: kube::Error },
     #[error("failed to apply the Service of the media nodes")]
     ApplyService { source: kube::Error },
     #[error("failed to apply the disruption budget of the media nodes")]
@@ -167,48 +181,121 @@ pub(crate) fn start(
     }
 }
 
-/// A watch of the pods that the operator makes, which fills a cache.
-pub(crate) type PodWatch = (Place, Writer<Pod>, Api<Pod>);
-
-/// One cache, and the watch that fills it, a watched namespace.
-pub(crate) fn pods(client: &Client, scope: &Scope) -> (Vec<Store<Pod>>, Vec<PodWatch>) {
-    let watches = scope.apis::<Pod>(client).into_iter().map(|(place, api)| {
-        let (cache, writer) = reflector::store();
-        (cache, (place, writer, api))
-    });
-    watches.unzip()
+/// What the operator has made for pools, as it is now, and the machines that it is on.
+pub(crate) struct World {
+    pods: Vec<Store<Pod>>,
+    services: Vec<Store<Service>>,
+    machines: machines::Reader,
 }
 
-pub(crate) async fn run_pod_watch(watch: PodWatch, wakes: Wakes, health: Health, cancel: CancellationToken) {
-    let (place, writer, api) = watch;
-    let config = watcher::Config::default().labels(&build::managed_selector()).page_size(PAGE);
-    let events = watcher(api, config).backoff(ledger::watch_backoff()).modify(prune);
-    let mut events = std::pin::pin!(events.reflect(writer));
-    while let Some(Some(event)) = cancel.run_until_cancelled(events.next()).await {
-        match event {
-            Ok(Event::Apply(pod) | Event::Delete(pod) | Event::InitApply(pod)) => {
-                if let Some(pool) = pod.labels().get(POOL_LABEL) {
-                    wakes.wake(&pod.namespace().unwrap_or_default(), pool);
+impl World {
+    /// Watches it.
+    pub(crate) fn watch(
+        client: &Client,
+        scope: &Scope,
+        wakes: &Wakes,
+        health: &Health,
+        cancel: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let followers = Followers { wakes: wakes.clone(), health: health.clone(), cancel: cancel.clone() };
+        Self {
+            pods: followers.watch(client, scope, tasks),
+            services: followers.watch(client, scope, tasks),
+            machines: machines::Reader::new(client, scope),
+        }
+    }
+}
+
+/// What the operator makes for pools.
+trait Made: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()> {
+    const WATCH: Watch;
+    /// Whether pools can do without it, under a role of a release that did not ask for it.
+    const IS_DISPENSABLE: bool;
+
+    /// Keeps what is read again.
+    fn prune(&mut self);
+}
+
+/// Whom a change of what was made concerns.
+#[derive(Clone)]
+struct Followers {
+    wakes: Wakes,
+    health: Health,
+    cancel: CancellationToken,
+}
+
+impl Followers {
+    /// One cache a watched namespace.
+    fn watch<K>(&self, client: &Client, scope: &Scope, tasks: &TaskTracker) -> Vec<Store<K>>
+    where
+        K: Made + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let watch = |(place, api)| {
+            let (cache, writer) = reflector::store();
+            tasks.spawn(self.clone().follow::<K>(place, api, writer));
+            cache
+        };
+        scope.apis::<K>(client).into_iter().map(watch).collect()
+    }
+
+    async fn follow<K>(self, place: Place, api: Api<K>, writer: Writer<K>)
+    where
+        K: Made + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let config = watcher::Config::default().labels(&build::managed_selector()).page_size(PAGE);
+        let events = watcher(api, config).backoff(ledger::watch_backoff()).modify(K::prune);
+        let mut events = std::pin::pin!(events.reflect(writer));
+        while let Some(Some(event)) = self.cancel.run_until_cancelled(events.next()).await {
+            match event {
+                Ok(Event::Apply(object) | Event::Delete(object) | Event::InitApply(object)) => {
+                    if let Some(pool) = object.labels().get(POOL_LABEL) {
+                        self.wakes.wake(&object.namespace().unwrap_or_default(), pool);
+                    }
+                }
+                Ok(Event::InitDone) => self.health.synced(K::WATCH, &place),
+                Ok(Event::Init) => {}
+                Err(error) => {
+                    tracing::warn!(%error, watch = ?K::WATCH, "a watch of what pools have broke");
+                    if K::IS_DISPENSABLE && is_forbidden(&error) {
+                        self.health.synced(K::WATCH, &place);
+                    }
                 }
             }
-            Ok(Event::InitDone) => health.synced(Watch::Pods, &place),
-            Ok(Event::Init) => {}
-            Err(error) => tracing::warn!(%error, "the watch of media pods broke"),
         }
     }
 }
 
-/// Keeps of a pod what plans are made of.
-fn prune(pod: &mut Pod) {
-    pod.metadata.managed_fields = None;
-    if let Some(annotations) = &mut pod.metadata.annotations {
-        annotations.retain(|name, _| name == ORDER_ANNOTATION);
-    }
-    if let Some(spec) = &mut pod.spec {
-        spec.volumes = None;
-        for container in &mut spec.containers {
-            (container.env, container.args, container.volume_mounts) = (None, None, None);
+fn is_forbidden(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(answer)) if answer.code == 403)
+}
+
+impl Made for Pod {
+    const WATCH: Watch = Watch::Pods;
+    const IS_DISPENSABLE: bool = false;
+
+    /// Keeps what plans and addresses are made of.
+    fn prune(&mut self) {
+        self.metadata.managed_fields = None;
+        if let Some(annotations) = &mut self.metadata.annotations {
+            annotations.retain(|name, _| name == ORDER_ANNOTATION || name == ADDRESS_ANNOTATION);
         }
+        if let Some(spec) = &mut self.spec {
+            spec.volumes = None;
+            for container in &mut spec.containers {
+                (container.env, container.args, container.volume_mounts) = (None, None, None);
+            }
+        }
+    }
+}
+
+impl Made for Service {
+    const WATCH: Watch = Watch::Services;
+    const IS_DISPENSABLE: bool = true;
+
+    /// Keeps the addresses of its load balancer.
+    fn prune(&mut self) {
+        (self.metadata.managed_fields, self.metadata.annotations, self.spec) = (None, None, None);
     }
 }
 
@@ -254,6 +341,8 @@ async fn reconcile_live(
     if !is_paused {
         apply_resources(&valid, &mut memory.applied, context).await?;
     }
+    let service = dereference::service(&valid, context);
+    let front = Front::new(&valid, service.as_deref());
     let mut pods = dereference::cached(&valid, context);
     let mut plan = plan::plan(&valid.bounds, &pods, &mut memory.plan, Instant::now());
     if is_paused {
@@ -262,12 +351,19 @@ async fn reconcile_live(
     if !plan.actions.is_empty() {
         pods = dereference::listed(&valid, context).await?;
         plan = plan::plan(&valid.bounds, &pods, &mut memory.plan, Instant::now());
-        apply::actions(&valid, &plan.actions, &mut memory.plan, context).await?;
+        apply::actions(&valid, &plan.actions, &front, &mut memory.plan, context).await?;
         context.events.pool(pool, news::of_actions(&plan.actions)).await;
     }
     let lost = memory.plan.take_lost().into_iter().map(|(name, uid)| news::of_lost(&name, &uid)).collect();
     context.events.pool(pool, lost).await;
-    let found = Found::Managed { pool: &valid, pods: &pods, plan: &plan };
+    if front.asks_machines() {
+        context.world.machines.learn(&mut memory.machines, &pods).await?;
+    }
+    if !is_paused {
+        apply::addresses(&valid, &pods, &front, &memory.machines, context).await?;
+    }
+    let addresses = front.of_all(&pods, &memory.machines);
+    let found = Found::Managed { pool: &valid, pods: &pods, plan: &plan, addresses: &addresses };
     let capacity_due = update_status::update(pool, &found, &mut memory.status_written, context).await?;
     Ok(plan.again.into_iter().chain(capacity_due).min())
 }

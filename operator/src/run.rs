@@ -19,7 +19,7 @@ use crate::{
     leader::{self, Candidate, Leadership},
     metrics::Metrics,
     node_watch::{self, SharedNodes},
-    pool::{self, loads::Loads, wakes::Wakes},
+    pool::{self, World, loads::Loads, wakes::Wakes},
     pool_keys::PoolKeys,
     resolve::Pools,
     rest_api,
@@ -87,13 +87,10 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let controllers =
         Controllers { context: &context, dispatcher: &dispatcher, health: &health, pools: &wakes, cancel: &cancel };
     let broadcasts = controllers.start(&client, &scope, woken, &tasks);
-    let (pods, pod_watches) = pool::pods(&client, &scope);
-    for watch in pod_watches {
-        tasks.spawn(pool::run_pod_watch(watch, wakes.clone(), health.clone(), cancel.clone()));
-    }
+    let world = World::watch(&client, &scope, &wakes, &health, &cancel, &tasks);
     let given = pool::Given { image: args.media_node_image.clone(), rest_upstream: args.media_rest_upstream.clone() };
     let kept = pool::Kept::default();
-    let context = pool::Context { client, broadcasts, pods, nodes, loads, events, metrics, given, kept, leadership };
+    let context = pool::Context { client, broadcasts, world, nodes, loads, events, metrics, given, kept, leadership };
     let places = scope.places().into_iter().zip(pool_caches).collect();
     pool::start(&Arc::new(context), places, &wakes, &health, &cancel, &tasks);
     let mut deliveries = {

@@ -16,9 +16,14 @@ impl Scope {
         Self(Arc::new(namespaces))
     }
 
+    /// Whether all namespaces are watched.
+    pub(crate) fn is_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The watched namespaces, or one place that stands for all.
     pub(crate) fn places(&self) -> Vec<Place> {
-        if self.0.is_empty() { vec![None] } else { self.0.iter().cloned().map(Some).collect() }
+        if self.is_all() { vec![None] } else { self.0.iter().cloned().map(Some).collect() }
     }
 
     /// One API a namespace, with its name; a single one without a name for all.

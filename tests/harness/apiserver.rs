@@ -225,7 +225,7 @@ impl ControlPlane {
         self.api().signal(Signal::CONT)
     }
 
-    /// Returns what ServiceAccounts asked of this namespace so far, in order.
+    /// Returns what ServiceAccounts asked of this namespace so far, in order; of what belongs to no namespace when it is empty.
     ///
     /// # Errors
     /// When the audit log cannot be read.

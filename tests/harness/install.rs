@@ -48,19 +48,30 @@ pub async fn tenant(name: &str) -> Result<Tenant> {
 /// # Errors
 /// When the chart does not render, or the API server refuses something.
 pub async fn install(plane: &ControlPlane, name: &str) -> Result<(Client, String)> {
-    let admin = plane.admin().await?;
     let namespace = format!("{name}-{}", uuid::Uuid::new_v4().simple().to_string().get(..8).unwrap_or_default());
-    create_namespace(&admin, &namespace).await?;
-    let documents = render(
-        &namespace,
-        &[&format!("watchNamespaces={{{namespace}}}"), "mediaPool.create=false", "secrets.readAll=true"],
-    )?;
+    let watched = format!("watchNamespaces={{{namespace}}}");
+    let admin = install_with(plane, &namespace, &[&watched, "mediaPool.create=false", "secrets.readAll=true"]).await?;
+    Ok((admin, namespace))
+}
+
+/// As [`install`], with an operator that sees all namespaces.
+///
+/// # Errors
+/// As [`install`].
+pub async fn install_for_all(plane: &ControlPlane, namespace: &str) -> Result<Client> {
+    install_with(plane, namespace, &["check.enabled=false", "secrets.readAll=true"]).await
+}
+
+async fn install_with(plane: &ControlPlane, namespace: &str, values: &[&str]) -> Result<Client> {
+    let admin = plane.admin().await?;
+    create_namespace(&admin, namespace).await?;
+    let documents = render(namespace, values)?;
     for document in documents.iter().filter(|document| !needs_kubelet(document)) {
-        apply(&admin, &namespace, document).await?;
+        apply(&admin, namespace, document).await?;
     }
     effective(&admin, &documents).await?;
-    enforced(plane, &admin, &namespace).await?;
-    Ok((admin, namespace))
+    enforced(plane, &admin, namespace).await?;
+    Ok(admin)
 }
 
 /// Renders the chart with Helm.

@@ -38,10 +38,15 @@ impl Launch {
     /// The operator, in a test's folder: on ports of its own, with text logs, for one namespace.
     #[must_use]
     pub fn operator(folder: &Path, kubeconfig: &Path, namespace: &str) -> Self {
+        Self::operator_of_all(folder, kubeconfig).args([&*format!("--watch-namespaces={namespace}")])
+    }
+
+    /// As [`Launch::operator`], for all namespaces: for a control plane of the test's own.
+    #[must_use]
+    pub fn operator_of_all(folder: &Path, kubeconfig: &Path) -> Self {
         Self::new("tallylight-operator", "operator", folder).args([
             "run",
             &format!("--kubeconfig={}", kubeconfig.display()),
-            &format!("--watch-namespaces={namespace}"),
             "--rest-address=127.0.0.1:0",
             "--metrics-address=127.0.0.1:0",
             "--log-format=text",

@@ -11,6 +11,7 @@ mod leader;
 mod ledger;
 mod paused;
 mod policy;
+mod pool_addresses;
 mod pool_keys;
 mod pool_ready;
 mod pools;

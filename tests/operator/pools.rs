@@ -55,7 +55,7 @@ impl Stage {
         Ok(stage)
     }
 
-    async fn pool(&self, nodes: &Value) -> Result<()> {
+    pub(crate) async fn pool(&self, nodes: &Value) -> Result<()> {
         let spec = if nodes.is_null() { json!({}) } else { json!({"nodes": nodes}) };
         self.tenant.pool(&spec).await
     }
@@ -160,7 +160,7 @@ fn shown(pods: &[Pod]) -> Vec<String> {
         .collect()
 }
 
-fn names(pods: &[Pod]) -> BTreeSet<String> {
+pub(crate) fn names(pods: &[Pod]) -> BTreeSet<String> {
     pods.iter().map(ResourceExt::name_any).collect()
 }
 
@@ -270,6 +270,8 @@ async fn what_makes_no_sense_is_refused_by_the_api_server() -> Result<()> {
         ),
         (json!({"service": {"loadBalancerClass": "x"}}), "service.loadBalancerClass is for exposure LoadBalancer only"),
         (json!({"drainTimeoutSeconds": 0}), "drainTimeoutSeconds"),
+        (json!({"advertiseHost": "live.example.com:1935"}), "advertiseHost must be a DNS name"),
+        (json!({"advertiseHost": "999.1.1.1"}), "advertiseHost must be a DNS name"),
         (json!({"exposure": "NodePort"}), "exposure"),
     ] {
         let refused = tenant.pool(&json!({"nodes": nodes})).await;
@@ -277,6 +279,9 @@ async fn what_makes_no_sense_is_refused_by_the_api_server() -> Result<()> {
         assert!(text.contains(message), "{nodes}: {text}");
     }
 
+    for host in ["live.example.com", "192.0.2.7", "2001:db8::7"] {
+        tenant.pool(&json!({"nodes": {"advertiseHost": host}})).await.context(host)?;
+    }
     tenant.pool(&json!({"nodes": {"minNodes": 1, "maxNodes": 2}})).await?;
     let scaled = kubectl(tenant.plane, &tenant.namespace, &["scale", "mediapool", "live", "--replicas=3"]);
     let text = format!("{:#}", scaled.err().context("scaled beyond maxNodes")?);

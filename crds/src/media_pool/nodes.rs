@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use kube::KubeSchema;
+use kube::{KubeSchema, core::Rule};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -13,11 +13,11 @@ use serde_json::{Map, Value, json};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = kube::core::Rule::new("!has(self.maxNodes) || self.maxNodes >= self.minNodes")
+    validation = Rule::new("!has(self.maxNodes) || self.maxNodes >= self.minNodes")
         .message("maxNodes must not be less than minNodes"),
-    validation = kube::core::Rule::new("!has(self.portRange) || self.exposure == 'HostPort'")
+    validation = Rule::new("!has(self.portRange) || self.exposure == 'HostPort'")
         .message("portRange is for exposure HostPort only"),
-    validation = kube::core::Rule::new("!has(self.service) || !has(self.service.loadBalancerClass) || self.exposure == 'LoadBalancer'")
+    validation = Rule::new("!has(self.service) || !has(self.service.loadBalancerClass) || self.exposure == 'LoadBalancer'")
         .message("service.loadBalancerClass is for exposure LoadBalancer only"),
 )]
 pub struct MediaNodes {
@@ -39,6 +39,11 @@ pub struct MediaNodes {
     /// How publishers and players reach the nodes from outside: by a port of the Kubernetes node (HostPort, HostNetwork), by a load balancer, or not at all (ClusterIP).
     #[serde(default)]
     pub exposure: Exposure,
+    /// DNS name (in lower case) or IP by which publishers and players reach the nodes, when it is not what Kubernetes says: a name for the load balancer, the public address of a machine behind NAT. It is told in status.address; nothing else changes by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = is_host())]
+    pub advertise_host: Option<String>,
     /// Ports of Kubernetes nodes that HostPort takes from, one a media node; 7000 to 8000 by default. A port rests for two minutes after use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_range: Option<PortRange>,
@@ -90,7 +95,7 @@ pub enum Exposure {
 
 /// Ports, both ends included.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-#[x_kube(validation = kube::core::Rule::new("self.first <= self.last").message("first must not be greater than last"))]
+#[x_kube(validation = Rule::new("self.first <= self.last").message("first must not be greater than last"))]
 pub struct PortRange {
     /// Lowest port.
     #[schemars(range(min = 1, max = 65_535))]
@@ -224,6 +229,14 @@ fn default_sessions() -> i32 {
 
 fn default_drain_timeout() -> i32 {
     600
+}
+
+/// The rule of [`crate::is_host`].
+fn is_host() -> Rule {
+    Rule::new(
+        r"isIP(self) || self.matches('^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\\.)*[a-z]([-a-z0-9]{0,61}[a-z0-9])?$')",
+    )
+    .message("advertiseHost must be a DNS name in lower case or an IP address, without a port")
 }
 
 /// A part of a Pod: its own schema would be longer than the rest of the definition.

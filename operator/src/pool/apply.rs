@@ -5,14 +5,15 @@ use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde_json::json;
-use tallylight_crds::LIVE_LABEL;
+use serde_json::{Value, json};
+use tallylight_crds::{ADDRESS_ANNOTATION, LIVE_LABEL};
 use uuid::Uuid;
 
 use super::{
     Context, Error,
+    addresses::{Front, Machines},
     build::{self, Resources},
-    plan::{Action, Memory, Sessions},
+    plan::{self, Action, Memory, Sessions, State},
     validate::ValidatedPool,
 };
 
@@ -43,6 +44,7 @@ pub(super) async fn resources(pool: &ValidatedPool, resources: &Resources, conte
 pub(super) async fn actions(
     pool: &ValidatedPool,
     actions: &[Action],
+    front: &Front<'_>,
     memory: &mut Memory,
     context: &Context,
 ) -> Result<(), Error> {
@@ -52,7 +54,10 @@ pub(super) async fn actions(
             Action::Label { name, uid, sessions } => label(&pods, name, uid, *sessions).await?,
             Action::Create { port, order, why } => {
                 let suffix: String = Uuid::new_v4().simple().to_string().chars().take(build::SUFFIX).collect();
-                let pod = build::pod(pool, &suffix, *order, *port);
+                let mut pod = build::pod(pool, &suffix, *order, *port);
+                if let Some(address) = front.of_node(*port, None) {
+                    pod.annotations_mut().insert(ADDRESS_ANNOTATION.to_owned(), address.to_string());
+                }
                 let how = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
                 pods.create(&how, &pod).await.map_err(|source| Error::CreatePod { source })?;
                 memory.made(pod.name_any(), *port);
@@ -71,6 +76,29 @@ pub(super) async fn actions(
     Ok(())
 }
 
+/// Writes at each pod where it is reached, once that is known.
+///
+/// # Errors
+/// When the API server refuses it.
+pub(super) async fn addresses(
+    pool: &ValidatedPool,
+    pods: &[plan::Pod],
+    front: &Front<'_>,
+    machines: &Machines,
+    context: &Context,
+) -> Result<(), Error> {
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &pool.namespace);
+    for pod in pods.iter().filter(|pod| !matches!(pod.state, State::Draining | State::Failed)) {
+        let Some(address) = front.of_pod(pod, machines).map(|address| address.to_string()) else { continue };
+        if pod.address.as_deref() == Some(&address) {
+            continue;
+        }
+        let metadata = json!({"uid": pod.uid, "annotations": {ADDRESS_ANNOTATION: address}});
+        patch(&api, &pod.name, metadata, |source| Error::AnnotatePod { source }).await?;
+    }
+    Ok(())
+}
+
 /// Deletes the pod with the grace that its spec names. A pod whose containers have ended goes at once.
 async fn stop(pods: &Api<Pod>, name: &str, uid: &str) -> Result<(), Error> {
     let this_one = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
@@ -84,9 +112,17 @@ async fn label(pods: &Api<Pod>, name: &str, uid: &str, sessions: Sessions) -> Re
         Sessions::None => (json!(null), json!(null)),
     };
     let metadata = json!({"uid": uid, "labels": {LIVE_LABEL: live}, "annotations": {SAFE_TO_EVICT: evict}});
+    patch(pods, name, metadata, |source| Error::LabelPod { source }).await
+}
+
+async fn patch(
+    pods: &Api<Pod>,
+    name: &str,
+    metadata: Value,
+    failed: impl FnOnce(kube::Error) -> Error,
+) -> Result<(), Error> {
     let patch = Patch::Merge(json!({"metadata": metadata}));
-    let patched = pods.patch(name, &PatchParams::default(), &patch).await;
-    settle(patched.map(drop), |source| Error::LabelPod { source })
+    settle(pods.patch(name, &PatchParams::default(), &patch).await.map(drop), failed)
 }
 
 /// A pod that is gone, or another under its name, needs nothing.

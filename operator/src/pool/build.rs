@@ -14,7 +14,7 @@ mod disruption_budget;
 mod pod;
 mod service;
 
-pub(crate) use pod::pod;
+pub(crate) use pod::{RTMP_PORT, pod};
 
 /// Length of the random end of a pod's name.
 pub(crate) const SUFFIX: usize = 5;
@@ -48,7 +48,7 @@ pub(crate) fn pool_selector(pool: &str) -> String {
 }
 
 /// Name of the Service, and the beginning of all other names.
-fn base_name(pool: &ValidatedPool) -> String {
+pub(crate) fn base_name(pool: &ValidatedPool) -> String {
     format!("media-{}", pool.name)
 }
 

@@ -1,10 +1,14 @@
 //! What there is of a pool: its pods, their sessions and their load, as the planner looks at them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt as _, api::ListParams, runtime::reflector::Store};
-use tallylight_crds::{LIVE_LABEL, ORDER_ANNOTATION, POOL_LABEL, REVISION_LABEL, SessionState};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::{
+    Api, ResourceExt as _,
+    api::ListParams,
+    runtime::reflector::{ObjectRef, Store},
+};
+use tallylight_crds::{ADDRESS_ANNOTATION, LIVE_LABEL, ORDER_ANNOTATION, POOL_LABEL, REVISION_LABEL, SessionState};
 
 use super::{Context, Error, build, plan, plan::State, validate::ValidatedPool};
 use crate::{broadcast::Guarded, node_watch, nodes::NodeKey};
@@ -14,7 +18,7 @@ pub(super) fn cached(pool: &ValidatedPool, context: &Context) -> Vec<plan::Pod> 
     let is_ours = |pod: &Pod| {
         pod.namespace().as_deref() == Some(&pool.namespace) && pod.labels().get(POOL_LABEL) == Some(&pool.name)
     };
-    let pods: Vec<_> = context.pods.iter().flat_map(Store::state).filter(|pod| is_ours(pod)).collect();
+    let pods: Vec<_> = context.world.pods.iter().flat_map(Store::state).filter(|pod| is_ours(pod)).collect();
     view(pool, pods.iter().map(|pod| &**pod), context)
 }
 
@@ -27,6 +31,12 @@ pub(super) async fn listed(pool: &ValidatedPool, context: &Context) -> Result<Ve
     let pods = api.list(&ListParams::default().labels(&build::pool_selector(&pool.name))).await;
     let pods = pods.map_err(|source| Error::ListPods { source })?;
     Ok(view(pool, pods.items.iter(), context))
+}
+
+/// The pool's Service, when it was made.
+pub(super) fn service(pool: &ValidatedPool, context: &Context) -> Option<Arc<Service>> {
+    let name = ObjectRef::new(&build::base_name(pool)).within(&pool.namespace);
+    context.world.services.iter().find_map(|cache| cache.get(&name))
 }
 
 fn view<'a>(pool: &ValidatedPool, pods: impl Iterator<Item = &'a Pod>, context: &Context) -> Vec<plan::Pod> {
@@ -48,6 +58,8 @@ fn view<'a>(pool: &ValidatedPool, pods: impl Iterator<Item = &'a Pod>, context: 
                 load: context.loads.of(&node),
                 order: order(pod),
                 port: host_port(pod),
+                machine: machine(pod),
+                address: pod.annotations().get(ADDRESS_ANNOTATION).cloned(),
                 labelled: if label(LIVE_LABEL).is_some() { plan::Sessions::Live } else { plan::Sessions::None },
                 name: node.name,
             }
@@ -70,6 +82,11 @@ fn state(pod: &Pod, is_lost: bool) -> State {
 /// One whose annotation is gone counts as the oldest.
 fn order(pod: &Pod) -> i64 {
     pod.annotations().get(ORDER_ANNOTATION).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn machine(pod: &Pod) -> Option<plan::Machine> {
+    let name = pod.spec.as_ref()?.node_name.clone()?;
+    Some(plan::Machine { name, ip: pod.status.as_ref().and_then(|status| status.host_ip.clone()) })
 }
 
 fn host_port(pod: &Pod) -> Option<u16> {

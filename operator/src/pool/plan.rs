@@ -11,7 +11,7 @@ use std::{
 };
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// How long a pool must have had more than it needs before a node goes: a publisher that reconnects must not cost a pod start.
 pub(crate) const SCALE_IN_AFTER: Duration = Duration::from_secs(60);
@@ -71,6 +71,18 @@ pub(crate) struct Pod {
     pub(crate) port: Option<u16>,
     /// Whether its label says that sessions are on air.
     pub(crate) labelled: Sessions,
+    /// The Node of Kubernetes that it is on.
+    pub(crate) machine: Option<Machine>,
+    /// Where it is reached, as its annotation says.
+    pub(crate) address: Option<String>,
+}
+
+/// A Node of Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) name: String,
+    /// As its kubelet says.
+    pub(crate) ip: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,9 @@ use serde_json::json;
 use tallylight_crds::{Condition, ConditionStatus, MediaPool, MediaPoolStatus, set_condition};
 
 use super::{
-    Context, Error, build, news,
+    Context, Error,
+    addresses::Addresses,
+    build, news,
     plan::{self, Obstacle, Plan, Revision, State},
     validate::{Invalid, ValidatedPool},
 };
@@ -31,6 +33,7 @@ pub(super) enum Found<'a> {
         pool: &'a ValidatedPool,
         pods: &'a [plan::Pod],
         plan: &'a Plan,
+        addresses: &'a Addresses,
     },
 }
 
@@ -62,6 +65,7 @@ pub(super) async fn update(
     let patch = json!({"metadata": {"uid": pool.uid()}, "status": {
         "observedGeneration": next.observed_generation, "replicas": next.replicas, "readyReplicas": next.ready_replicas,
         "updatedReplicas": next.updated_replicas, "readyCapacity": next.ready_capacity, "selector": next.selector,
+        "address": next.address, "addresses": next.addresses,
         "conditions": next.conditions,
     }});
     match api.patch_status(&pool.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
@@ -106,7 +110,9 @@ fn status(pool: &MediaPool, found: &Found<'_>, serving: Serving, now: Timestamp)
             };
             vec![accepted(), ready]
         }
-        Found::Managed { pool, pods, plan } => {
+        Found::Managed { pool, pods, plan, addresses } => {
+            next.address.clone_from(&addresses.of_pool);
+            next.addresses.clone_from(&addresses.of_nodes);
             let serving: Vec<&plan::Pod> =
                 pods.iter().filter(|pod| matches!(pod.state, State::Starting | State::Ready | State::Lost)).collect();
             let count = |is: &dyn Fn(&plan::Pod) -> bool| i32::try_from(serving.iter().filter(|p| is(p)).count()).ok();
@@ -229,7 +235,7 @@ mod tests {
             (None, "CapacityMet=False NodesStarting"),
         ] {
             let plan = Plan { obstacle, ..Plan::default() };
-            let found = Found::Managed { pool: &valid, pods: &[], plan: &plan };
+            let found = Found::Managed { pool: &valid, pods: &[], plan: &plan, addresses: &Addresses::default() };
             let after = status(&raw, &found, Serving(false), Timestamp::UNIX_EPOCH);
             assert_eq!(reasons(&after), ["Accepted=True Valid", "Ready=False NodesStarting", reason]);
             assert_eq!((after.replicas, after.ready_capacity), (Some(0), Some(0)));

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use rest::Upstream;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use tallylight_crds::{Exposure, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy};
+use tallylight_crds::{Exposure, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy, is_host};
 use uuid::Uuid;
 
 use super::{
@@ -33,6 +33,8 @@ pub(crate) struct ValidatedPool {
     pub(crate) app: String,
     pub(crate) bounds: Bounds,
     pub(crate) exposure: Exposure,
+    /// Host that users reach the nodes by, whatever Kubernetes says.
+    pub(crate) advertise_host: Option<String>,
     pub(crate) service: ServiceSettings,
     pub(crate) drain_seconds: i64,
     pub(crate) reconnect_window_seconds: i32,
@@ -81,6 +83,8 @@ pub(crate) enum Invalid {
         "spec.nodes.portRange has {ports} ports and must have at least maxNodes + 1 = {needed}: an update needs one more"
     )]
     PortRange { ports: i32, needed: i32 },
+    #[error("spec.nodes.advertiseHost must be a DNS name in lower case or an IP address, without a port")]
+    AdvertiseHost,
     #[error("spec.nodes.template.{field}: {reason}")]
     Template { field: &'static str, reason: String },
 }
@@ -92,6 +96,7 @@ impl Invalid {
             Self::Name => "InvalidName",
             Self::NoImage => "NoImage",
             Self::PortRange { .. } => "PortRangeTooSmall",
+            Self::AdvertiseHost => "InvalidAdvertiseHost",
             Self::Template { .. } => "InvalidTemplate",
         }
     }
@@ -106,6 +111,9 @@ pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> R
     if name.len() > MAX_NAME {
         return Err(Invalid::Name);
     }
+    if nodes.advertise_host.as_deref().is_some_and(|host| !is_host(host)) {
+        return Err(Invalid::AdvertiseHost);
+    }
     let service = nodes.service.clone().unwrap_or_default();
     let template = template(&nodes.template.clone().unwrap_or_default(), &name, given.image.as_deref())?;
     Ok(ValidatedPool {
@@ -115,6 +123,7 @@ pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> R
         bounds: bounds(nodes)?,
         reconnect_window_seconds: pool.spec.reconnect_window_seconds,
         exposure: nodes.exposure,
+        advertise_host: nodes.advertise_host.clone(),
         service: ServiceSettings {
             port: service.port.unwrap_or(DEFAULT_RTMP_PORT),
             annotations: service.annotations,
@@ -356,6 +365,15 @@ pub(crate) mod tests {
         assert_eq!(pool.template.resources.limits.as_ref().unwrap()["cpu"].0, "2");
         let selector = pool.template.topology_spread_constraints[0].label_selector.as_ref().unwrap();
         assert_eq!(selector.match_labels.as_ref().unwrap()[POOL_LABEL], "live");
+    }
+
+    #[test]
+    fn what_is_no_host_is_not_advertised() {
+        let with = |host: &str| validated(json!({"advertiseHost": host}));
+        assert_eq!(with("live.example.com").unwrap().advertise_host.as_deref(), Some("live.example.com"));
+        assert_eq!(with("live.example.com:1935").unwrap_err().reason(), "InvalidAdvertiseHost");
+        let plain = validated(json!({})).unwrap().revision;
+        assert_eq!(with("192.0.2.1").unwrap().revision, plain, "no pod is replaced for it");
     }
 
     #[test]

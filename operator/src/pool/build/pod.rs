@@ -11,7 +11,7 @@ use tallylight_crds::{
 
 use crate::pool::validate::ValidatedPool;
 
-const RTMP_PORT: u16 = 1935;
+pub(crate) const RTMP_PORT: u16 = 1935;
 /// Health and metrics.
 const METRICS_PORT: u16 = 8080;
 /// For the pool's other nodes only.

@@ -22,10 +22,12 @@ fn pod(name: &str, state: State) -> Pod {
         order: 0,
         port: None,
         labelled: Sessions::None,
+        machine: None,
+        address: None,
     }
 }
 
-fn ready(name: &str) -> Pod {
+pub(in crate::pool) fn ready(name: &str) -> Pod {
     pod(name, State::Ready)
 }
 
@@ -63,7 +65,7 @@ fn once(bounds: &Bounds, pods: &[Pod]) -> Plan {
     plan
 }
 
-fn nth(order: i64, mut pod: Pod) -> Pod {
+pub(in crate::pool) fn nth(order: i64, mut pod: Pod) -> Pod {
     pod.order = order;
     pod
 }
