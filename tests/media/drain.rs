@@ -342,7 +342,7 @@ async fn while_no_operator_runs_a_publisher_that_comes_too_late_opens_the_next_s
     pool.start_at_the_front("one").await?;
     pool.tenant.broadcast("show", &json!({})).await?;
     let encoder = pool.encoder("show");
-    pool.receiver.wait_for(1, SOON).await?;
+    pool.tenant.settled("show", 1, SOON).await?;
     pool.operator.process.kill()?;
     drop(encoder);
     let away = pool.until("show", BroadcastState::Reconnecting).await?.away.unwrap();
