@@ -37,7 +37,8 @@ pub const POOL_LABEL: &str = "tallylight.dev/pool";
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// Value of [`COMPONENT_LABEL`] on pods and Leases of media nodes.
 pub const MEDIA_NODE_COMPONENT: &str = "media-node";
-/// Label that a media node's pod has while a session is on air there: the pool's disruption budget covers those pods.
+/// Label that a media node's pod has while a session is on air there that would end with it: the pool's disruption budget covers
+/// those pods.
 pub const LIVE_LABEL: &str = "tallylight.dev/live";
 /// Label on pods that the operator makes: which state of the pool's spec they are made by.
 pub const REVISION_LABEL: &str = "tallylight.dev/revision";

@@ -15,7 +15,7 @@ use kube::{
     api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tallylight_crds::MediaPool;
+use tallylight_crds::{Broadcast, MediaPool};
 use tempfile::TempDir;
 use tests::{
     install::{self, Tenant},
@@ -44,20 +44,23 @@ pub(crate) struct Stage {
 impl Stage {
     /// An operator, a kubelet, and the pool `live` with these nodes.
     pub(crate) async fn new(name: &str, nodes: Value) -> Result<Self> {
+        Self::of(name, &spec(&nodes)).await
+    }
+
+    /// As [`Stage::new`], with this spec of the pool.
+    async fn of(name: &str, pool: &Value) -> Result<Self> {
         let tenant = install::tenant(name).await?;
         let folder = repository::folder(name)?;
         let kubeconfig = tenant.operator_kubeconfig(folder.path()).await?;
         let launch = Launch::operator(folder.path(), &kubeconfig, &tenant.namespace);
         let operator = launch.args(["--media-node-image=localhost/tallylight/media-node:test"]).start().await?;
         let kubelet = Kubelet::start(tenant.admin.clone(), &tenant.namespace);
-        let stage = Self { operator, kubelet, tenant, _folder: folder };
-        stage.pool(&nodes).await?;
-        Ok(stage)
+        tenant.pool(pool).await?;
+        Ok(Self { operator, kubelet, tenant, _folder: folder })
     }
 
     pub(crate) async fn pool(&self, nodes: &Value) -> Result<()> {
-        let spec = if nodes.is_null() { json!({}) } else { json!({"nodes": nodes}) };
-        self.tenant.pool(&spec).await
+        self.tenant.pool(&spec(nodes)).await
     }
 
     /// Lets only pods into the namespace that keep to the restricted Pod Security standard.
@@ -147,6 +150,11 @@ impl Stage {
         assert!(refused.is_empty(), "the chart's role lacks rights: {refused:?}");
         Ok(())
     }
+}
+
+/// A pool's spec; without nodes others make them.
+fn spec(nodes: &Value) -> Value {
+    if nodes.is_null() { json!({}) } else { json!({"nodes": nodes}) }
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -363,6 +371,28 @@ async fn a_node_with_a_session_cannot_be_evicted_and_an_idle_one_can() -> Result
     stage.unpublish("show").await?;
     stage.labelled_live(&live, false).await?;
     stage.pods().evict(&live, &EvictParams::default()).await.context("its session is over")?;
+    stage.settled(2, SOON).await?;
+    stage.nothing_was_refused()
+}
+
+#[tokio::test]
+async fn with_a_reconnect_window_a_node_with_a_session_can_be_evicted() -> Result<()> {
+    let pool = json!({"nodes": {"minNodes": 2}, "reconnectWindowSeconds": 30});
+    let mut stage = Stage::of("pool-evict-window", &pool).await?;
+    let live = stage.settled(2, SOON).await?.remove(0).name_any();
+    stage.publish("show", &live).await?;
+    let is_on_air =
+        |broadcast: &Broadcast| broadcast.status_or_default().conditions.iter().any(|c| c.reason == "OnAir");
+    stage.tenant.until("show", "to be seen by the operator", SOON, is_on_air).await?;
+
+    wait::throughout("the node is not held", Duration::from_secs(2), async || {
+        let pod = stage.pods().get(&live).await?;
+        anyhow::ensure!(!pod.labels().contains_key("tallylight.dev/live"), "{:?}", pod.labels());
+        Ok(())
+    })
+    .await?;
+    stage.pods().evict(&live, &EvictParams::default()).await.context("its publisher goes on elsewhere")?;
+
     stage.settled(2, SOON).await?;
     stage.nothing_was_refused()
 }

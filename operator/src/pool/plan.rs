@@ -38,6 +38,16 @@ pub(crate) struct Bounds {
     /// Host ports to give out, when pods have one.
     pub(crate) ports: Option<RangeInclusive<u16>>,
     pub(crate) drain: Duration,
+    pub(crate) publishers: Publishers,
+}
+
+/// What publishers do when their node stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Publishers {
+    /// They go on there for as long as the drain time lets them.
+    Stay,
+    /// They go on with their sessions at another node: the pool has a reconnect window.
+    Move,
 }
 
 /// What one node carries.
@@ -69,7 +79,7 @@ pub(crate) struct Pod {
     /// Grows with each pod of the pool: a creation time, which is in whole seconds, does not tell which pod is the younger.
     pub(crate) order: i64,
     pub(crate) port: Option<u16>,
-    /// Whether its label says that sessions are on air.
+    /// Whether its label says that sessions hold it.
     pub(crate) labelled: Sessions,
     /// The Node of Kubernetes that it is on.
     pub(crate) machine: Option<Machine>,
@@ -305,12 +315,18 @@ impl<'a> Planner<'a> {
 
     fn label(&mut self) {
         for pod in self.pods.iter().filter(|pod| !matches!(pod.state, State::Draining | State::Failed)) {
-            let sessions = if pod.sessions > 0 { Sessions::Live } else { Sessions::None };
+            let sessions = if self.is_held(pod) { Sessions::Live } else { Sessions::None };
             if pod.labelled != sessions {
                 let (name, uid) = (pod.name.clone(), pod.uid.clone());
                 self.plan.actions.push(Action::Label { name, uid, sessions });
             }
         }
+    }
+
+    /// Whether sessions would end if the pod were evicted. One of an outdated spec may have been made without the window.
+    fn is_held(&self, pod: &Pod) -> bool {
+        let may_end = self.bounds.publishers == Publishers::Stay || pod.revision == Revision::Outdated;
+        pod.sessions > 0 && may_end
     }
 
     fn remove_failed(&mut self) {

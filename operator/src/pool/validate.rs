@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Given,
-    plan::{Bounds, Limits},
+    plan::{Bounds, Limits, Publishers},
 };
 
 /// `media-` + name + `-` + [`super::build::SUFFIX`] characters must stay a DNS label, which is at most 63.
@@ -120,7 +120,7 @@ pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> R
         namespace: pool.namespace().unwrap_or_default(),
         uid: pool.uid().unwrap_or_default(),
         app: pool.spec.app.clone(),
-        bounds: bounds(nodes)?,
+        bounds: bounds(pool, nodes)?,
         reconnect_window_seconds: pool.spec.reconnect_window_seconds,
         exposure: nodes.exposure,
         advertise_host: nodes.advertise_host.clone(),
@@ -137,7 +137,7 @@ pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> R
     })
 }
 
-fn bounds(nodes: &MediaNodes) -> Result<Bounds, Invalid> {
+fn bounds(pool: &MediaPool, nodes: &MediaNodes) -> Result<Bounds, Invalid> {
     let max = nodes.max_nodes.unwrap_or(nodes.min_nodes).max(nodes.min_nodes);
     let ports = match nodes.exposure {
         Exposure::HostPort => {
@@ -161,6 +161,7 @@ fn bounds(nodes: &MediaNodes) -> Result<Bounds, Invalid> {
         },
         ports,
         drain: Duration::from_secs(whole(nodes.drain_timeout_seconds).into()),
+        publishers: if pool.spec.reconnect_window_seconds > 0 { Publishers::Move } else { Publishers::Stay },
     })
 }
 

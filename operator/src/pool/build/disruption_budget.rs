@@ -1,4 +1,4 @@
-//! The disruption budget of a pool: no pod with a session on air may be evicted, any other may.
+//! The disruption budget of a pool: no pod whose sessions would end may be evicted, any other may.
 
 use k8s_openapi::{
     api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},

@@ -8,7 +8,7 @@ const DRAIN: Duration = Duration::from_secs(600);
 
 fn bounds(min: usize, max: usize) -> Bounds {
     let limits = Limits { sessions: 10, megabits_out: Some(100), cpu_percent: None };
-    Bounds { min, max, min_ready: 0, limits, ports: None, drain: DRAIN }
+    Bounds { min, max, min_ready: 0, limits, ports: None, drain: DRAIN, publishers: Publishers::Stay }
 }
 
 fn pod(name: &str, state: State) -> Pod {
@@ -226,6 +226,19 @@ fn the_label_follows_the_sessions() {
 
     let label = |name: &str, sessions| Action::Label { name: name.into(), uid: name.into(), sessions };
     assert_eq!(plan.actions, [label("begun", Sessions::Live), label("over", Sessions::None)]);
+}
+
+#[test]
+fn with_a_reconnect_window_only_nodes_of_an_older_spec_are_held() {
+    let bounds = Bounds { publishers: Publishers::Move, ..bounds(3, 3) };
+    let labels = |pods: &[Pod]| {
+        let actions = once(&bounds, pods).actions;
+        actions.into_iter().filter(|action| matches!(action, Action::Label { .. })).collect::<Vec<_>>()
+    };
+    let label = |name: &str, sessions| Action::Label { name: name.into(), uid: name.into(), sessions };
+
+    assert_eq!(labels(&[with(1, ready("a")), ready("b"), ready("c")]), [label("a", Sessions::None)]);
+    assert_eq!(labels(&[with(1, outdated(ready("a"))), ready("b"), ready("c")]), []);
 }
 
 #[test]
