@@ -2,12 +2,12 @@
 # Sets up what the tests need, and prints one line a step. Run again, it only looks (under a second).
 #
 # Debian packages are installed when it runs as root; otherwise it names the missing ones and fails. etcd, the Kubernetes
-# binaries, helm, and kubectl where the system has none that is new enough, are built from the Go modules in tests/tools, whose
+# binaries, Helm 4 and 3, and kubectl where the system has none that is new enough, are built from the Go modules in tests/tools, whose
 # go.sum pins every byte, into a cache outside the clone. A build is kept in a folder named by the hash of its module, so a new
 # version is built beside the old one; $cache/bin links to the current ones.
 #
 # `setup.sh cluster` adds what a cluster with real nodes needs (tests/cluster), which runs as root only: a container runtime,
-# kubelet, kube-proxy, kube-scheduler, CoreDNS and Helm 3.
+# kubelet, kube-proxy, kube-scheduler and CoreDNS.
 #
 #   TALLYLIGHT_CACHE  the cache (default: ${XDG_CACHE_HOME:-~/.cache}/tallylight)
 #   KUBE_ASSETS       a folder that holds the Kubernetes binaries already: nothing is built then
@@ -168,8 +168,8 @@ kinds
 GOFLAGS=-tags=remove_all_sd build promtool promtool '' promtool=github.com/prometheus/prometheus/cmd/promtool
 build helm-unittest unittest '' helm-unittest=github.com/helm-unittest/helm-unittest/cmd/helm-unittest
 if [ -n "${KUBE_ASSETS:-}" ]; then
-  binaries=(etcd kube-apiserver kube-controller-manager helm)
-  [ -z "$with_cluster" ] || binaries+=(kube-scheduler kubelet kube-proxy coredns helm3)
+  binaries=(etcd kube-apiserver kube-controller-manager helm helm3)
+  [ -z "$with_cluster" ] || binaries+=(kube-scheduler kubelet kube-proxy coredns)
   for binary in "${binaries[@]}"; do
     [ -x "$KUBE_ASSETS/$binary" ] || fail "KUBE_ASSETS is set, but $KUBE_ASSETS/$binary is not there"
   done
@@ -178,8 +178,8 @@ if [ -n "${KUBE_ASSETS:-}" ]; then
 fi
 build etcd etcd '' etcd=go.etcd.io/etcd/server/v3
 build helm helm '' helm=helm.sh/helm/v4/cmd/helm
+build helm3 helm3 '' helm3=helm.sh/helm/v3/cmd/helm
 kubernetes
 if [ -n "$with_cluster" ]; then
   build coredns coredns '' coredns=github.com/coredns/coredns
-  build helm3 helm3 '' helm3=helm.sh/helm/v3/cmd/helm
 fi

@@ -1,5 +1,5 @@
-//! A release of the chart from its first day to its last, with Helm, on a real API server: it brings its pool, is upgraded from the
-//! last release without touching a media pod, and leaves the Broadcasts when it goes.
+//! A release of the chart from its first day to its last, with Helm 4 and with Helm 3, on a real API server: it brings its pool, is
+//! upgraded from the last release without touching a media pod, and leaves the Broadcasts when it goes.
 
 use std::{process::Command, time::Duration};
 
@@ -23,7 +23,25 @@ const SOON: Duration = Duration::from_secs(60);
 /// The chart of the last release, as it was packaged.
 pub(crate) const LAST: &str = "tests/operator/fixtures/tallylight-0.1.0.tgz";
 
+/// Which Helm deploys. Both are in use.
+#[derive(Clone, Copy)]
+enum Helm {
+    Three,
+    Four,
+}
+
+impl Helm {
+    fn command(self) -> Result<Command> {
+        let name = match self {
+            Self::Three => "helm3",
+            Self::Four => "helm",
+        };
+        Ok(Command::new(repository::kubernetes_binary(name)?))
+    }
+}
+
 struct Cluster {
+    helm: Helm,
     operator: Option<Service>,
     plane: ControlPlane,
     admin: Client,
@@ -32,15 +50,15 @@ struct Cluster {
 
 impl Cluster {
     /// Of its own: a release owns objects of the whole cluster.
-    async fn new() -> Result<Self> {
+    async fn new(helm: Helm) -> Result<Self> {
         let plane = ControlPlane::start(Parts::WithControllers).await?;
         let admin = plane.admin().await?;
         install::create_namespace(&admin, NAMESPACE).await?;
-        Ok(Self { operator: None, plane, admin, folder: repository::folder("release")? })
+        Ok(Self { helm, operator: None, plane, admin, folder: repository::folder("release")? })
     }
 
     fn helm(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(repository::kubernetes_binary("helm")?);
+        let mut command = self.helm.command()?;
         command
             .arg("--kubeconfig")
             .arg(self.plane.admin_kubeconfig()?)
@@ -107,9 +125,33 @@ fn is_observed(pool: &MediaPool) -> bool {
     status.is_some_and(|status| status.observed_generation == pool.metadata.generation && status.replicas == Some(1))
 }
 
+#[test]
+fn both_helms_make_the_same_of_the_chart() -> Result<()> {
+    let rendered = |helm: Helm| {
+        let mut command = helm.command()?;
+        // What each takes for the cluster's version differs.
+        command
+            .args(["template", "tallylight", "--kube-version=1.33.0"])
+            .arg(repository::root().join("charts/tallylight"));
+        install::documents(&output(command)?)
+    };
+
+    assert_eq!(rendered(Helm::Three)?, rendered(Helm::Four)?);
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_upgrade_from_the_last_release_touches_no_media_pod_and_no_broadcast() -> Result<()> {
-    let mut cluster = Cluster::new().await?;
+    is_upgraded_by(Helm::Four).await
+}
+
+#[tokio::test]
+async fn an_upgrade_by_helm_3_touches_no_media_pod_and_no_broadcast_and_helm_4_takes_over() -> Result<()> {
+    is_upgraded_by(Helm::Three).await
+}
+
+async fn is_upgraded_by(helm: Helm) -> Result<()> {
+    let mut cluster = Cluster::new(helm).await?;
     cluster.deploy("install", LAST, &[])?;
     cluster.operator().await?;
     cluster.pool("is served", is_observed).await?;
@@ -130,6 +172,7 @@ async fn an_upgrade_from_the_last_release_touches_no_media_pod_and_no_broadcast(
     let token = format!("--rest-token-file={}", token.display());
     cluster.operator_with(&[&token, "--media-rest-upstream=http://tallylight-operator.release.svc:5080"]).await?;
     cluster.service_port("http").await?;
+    cluster.helm = Helm::Four;
     cluster.deploy("upgrade", "charts/tallylight", &["--set", "mediaPool.admission=Open"])?;
     let pool =
         cluster.pool("is observed again", |pool| is_observed(pool) && pool.metadata.generation > Some(1)).await?;
@@ -148,7 +191,16 @@ async fn an_upgrade_from_the_last_release_touches_no_media_pod_and_no_broadcast(
 
 #[tokio::test]
 async fn a_release_brings_its_pool_keeps_what_people_change_and_takes_it_along() -> Result<()> {
-    let mut cluster = Cluster::new().await?;
+    lives_by(Helm::Four).await
+}
+
+#[tokio::test]
+async fn a_release_of_helm_3_brings_its_pool_keeps_what_people_change_and_takes_it_along() -> Result<()> {
+    lives_by(Helm::Three).await
+}
+
+async fn lives_by(helm: Helm) -> Result<()> {
+    let mut cluster = Cluster::new(helm).await?;
     let notes = cluster.deploy("install", "charts/tallylight", &[])?;
     assert!(notes.contains("rtmp://localhost:1935/LiveApp/morning-show"), "{notes}");
     cluster.operator().await?;
