@@ -263,6 +263,11 @@ async fn a_media_node_tells_its_load_in_its_lease() -> Result<()> {
     assert_eq!(number("tallylight.dev/sessions"), Some(0));
     assert_eq!(number("tallylight.dev/megabits-per-second-out"), Some(0));
     assert!(number("tallylight.dev/cpu-percent").is_some());
+    // An operator of the last release reads it.
+    let released: Lease = serde_json::from_str(include_str!("../fixtures/0.1.0/lease.json"))?;
+    let keys = |lease: &Lease| -> BTreeSet<String> { lease.annotations().keys().cloned().collect() };
+    assert!(keys(&lease).is_superset(&keys(&released)), "{lease:?}");
+    assert_eq!(lease.labels(), released.labels());
     Ok(())
 }
 

@@ -4,13 +4,15 @@
 use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams},
 };
+use ledger::{Claim, Committed, Input, Key, KubeStore, Owner, Store as _, commit};
 use serde_json::{Value, json};
-use tallylight_crds::{Broadcast, BroadcastState};
+use tallylight_crds::{Away, Broadcast, BroadcastState, Lane, Protocol, Reason};
 use tempfile::TempDir;
 use tests::{
     apiserver::{ControlPlane, Parts},
@@ -65,7 +67,7 @@ impl Stage {
         self.tenant.until("show", "to wait for its receiver", SOON, waits).await?;
         meanwhile().await?;
         self.receiver.always(Reply::Status(200));
-        self.node.end("show", owner, tallylight_crds::Reason::PublisherClosed).await?;
+        self.node.end("show", owner, Reason::PublisherClosed).await?;
         self.tenant.settled("show", 2, SOON).await?;
         assert_eq!(self.receiver.accepted().len(), 2);
         self.receiver.check_promises()
@@ -142,30 +144,108 @@ async fn what_this_version_writes_fits_the_definitions_of_the_last_release() -> 
     Ok(())
 }
 
-/// Its patches, as its media node and its operator sent them.
+/// What the media node and the operator of the last release wrote in a life, step by step.
+fn released_life(uid: &str) -> Result<Vec<Value>> {
+    Ok(serde_json::from_str(&include_str!("../fixtures/0.1.0/life.json").replace("$UID", uid))?)
+}
+
 #[tokio::test]
 async fn a_life_that_the_last_release_wrote_is_accepted_and_read_whole() -> Result<()> {
-    let tenant = install::tenant("released").await?;
-    let media = tenant.plane.client(&tenant.media_pod("live", "media-live-1").await?).await?;
-    let operator = tenant.plane.client(&identity::operator(&tenant.admin, &tenant.namespace).await?).await?;
-    tenant.broadcast("show", &json!({"listenerHookURL": "http://127.0.0.1:9/hook"})).await?;
-    let uid = broadcasts(&tenant.admin, &tenant.namespace).get("show").await?.metadata.uid.unwrap();
-    let life = include_str!("../fixtures/0.1.0/life.json").replace("$UID", &uid);
-    let life: Vec<Value> = serde_json::from_str(&life)?;
+    let mixed = Mixed::new("released").await?;
 
-    let mut states = Vec::new();
-    for step in life {
-        let client = if step["by"] == identity::MEDIA { &media } else { &operator };
-        let patch = Patch::Json::<()>(serde_json::from_value(step["patch"].clone())?);
-        let shows = broadcasts(client, &tenant.namespace);
-        let answer = shows.patch_status("show", &PatchParams::default(), &patch).await;
-        let raw = serde_json::to_value(answer.with_context(|| step["does"].to_string())?)?;
-        let read: Broadcast = serde_json::from_value(raw.clone())?;
-        assert_eq!(serde_json::to_value(&read.status)?, raw["status"], "{}", step["does"]);
-        states.push(read.status_or_default().state);
-    }
+    let (states, _) = mixed.life("show", &[]).await?;
 
     use BroadcastState::{Ended, Live, Reconnecting};
     assert_eq!(states, [Live, Live, Live, Reconnecting, Live, Ended, Ended]);
     Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_and_a_media_node_of_two_releases_write_the_life_that_one_release_writes() -> Result<()> {
+    let mixed = Mixed::new("mixed").await?;
+    let (_, released) = mixed.life("released", &[]).await?;
+
+    let (_, new_media_node) = mixed.life("new-media-node", &[identity::MEDIA]).await?;
+    let (_, new_operator) = mixed.life("new-operator", &[identity::OPERATOR]).await?;
+
+    assert_eq!(new_media_node, released, "this media node with the last release's operator");
+    assert_eq!(new_operator, released, "this operator with the last release's media node");
+    Ok(())
+}
+
+/// A media node's and an operator's view of one namespace.
+struct Mixed {
+    media: Client,
+    operator: Client,
+    tenant: Tenant,
+}
+
+impl Mixed {
+    async fn new(name: &str) -> Result<Self> {
+        let tenant = install::tenant(name).await?;
+        let media = tenant.plane.client(&tenant.media_pod("live", "media-live-1").await?).await?;
+        let operator = tenant.plane.client(&identity::operator(&tenant.admin, &tenant.namespace).await?).await?;
+        Ok(Self { media, operator, tenant })
+    }
+
+    /// Lets a Broadcast live: the accounts in `new` write as this version does, the others as the last release did. Returns the
+    /// state and the ledger after each step, all of which this version has read whole.
+    async fn life(&self, name: &str, new: &[&str]) -> Result<(Vec<BroadcastState>, Vec<Value>)> {
+        self.tenant.broadcast(name, &json!({"listenerHookURL": "http://127.0.0.1:9/hook"})).await?;
+        let made = broadcasts(&self.tenant.admin, &self.tenant.namespace).get(name).await?;
+        let (mut states, mut ledgers) = (Vec::new(), Vec::new());
+        for (step, input) in released_life(&made.metadata.uid.unwrap_or_default())?.iter().zip(life()?) {
+            let by = step["by"].as_str().context("nobody does it")?;
+            let client = if by == identity::MEDIA { &self.media } else { &self.operator };
+            let written = if new.contains(&by) {
+                self.commit(client, name, &input).await
+            } else {
+                let patch = Patch::Json::<()>(serde_json::from_value(step["patch"].clone())?);
+                let shows = broadcasts(client, &self.tenant.namespace);
+                shows.patch_status(name, &PatchParams::default(), &patch).await.map_err(Into::into)
+            };
+            let raw = serde_json::to_value(written.with_context(|| step["does"].to_string())?)?;
+            let read: Broadcast = serde_json::from_value(raw.clone())?;
+            assert_eq!(serde_json::to_value(&read.status)?, raw["status"], "{}", step["does"]);
+            states.push(read.status_or_default().state);
+            ledgers.push(json!({"session": raw["status"]["session"], "hooks": raw["status"]["hooks"]}));
+        }
+        Ok((states, ledgers))
+    }
+
+    async fn commit(&self, client: &Client, name: &str, input: &Input) -> Result<DynamicObject> {
+        let store = KubeStore::new(client.clone(), "tallylight");
+        let key = Key { namespace: self.tenant.namespace.clone(), name: name.to_owned() };
+        let known = store.get(&key).await?.context("there is no Broadcast")?;
+        let done = commit(&store, &known, input).await?;
+        anyhow::ensure!(matches!(done, Committed::Done(_)), "{done:?}");
+        Ok(broadcasts(client, &self.tenant.namespace).get(name).await?)
+    }
+}
+
+/// What happens in that life, as this version is told of it.
+fn life() -> Result<[Input; 7]> {
+    let at = |seconds: i64| Timestamp::from_second(1_795_521_600 + seconds);
+    let claim = |id: u32, seconds: i64| -> Result<Input> {
+        Ok(Input::Claim(Claim {
+            id: format!("7f0c3a52-9f1f-4a1e-8d0a-0f5a5f0f7f{id:02}"),
+            node: "media-live-1".to_owned(),
+            address: Some("10.1.0.7:5081".to_owned()),
+            protocol: Protocol::Rtmp,
+            time: at(seconds)?,
+        }))
+    };
+    let lane = |lane: Value| serde_json::from_value::<Lane>(lane);
+    let waits = json!({"state": "Backoff", "attempts": 1, "nextAttemptTime": at(2)?, "lastStatus": 503});
+    let away = Away { since: at(10)?, until: at(40)?, reason: Reason::PublisherLost };
+    let end = at(30)?;
+    Ok([
+        claim(1, 0)?,
+        Input::SetLane(lane(waits)?),
+        Input::Ack { through: 1, lane: Some(lane(json!({"state": "Idle"}))?) },
+        Input::Park { owner: Owner { ordinal: 1, epoch: 1 }, away },
+        claim(2, 12)?,
+        Input::End { owner: Owner { ordinal: 1, epoch: 3 }, reason: Reason::PublisherClosed, time: end },
+        Input::Ack { through: 2, lane: None },
+    ])
 }
