@@ -98,6 +98,7 @@ for i in $(seq "$N"); do
     >> "log/node$i.log" 2>&1 < /dev/null & save_pid "node$i" $!
 done
 for i in $(seq "$N"); do                          # healthz first: after a power cycle the old Ready is still in the API
-  wait_for 60 k get --raw "/api/v1/nodes/node-$i/proxy/healthz"; wait_for 60 k wait --for=condition=Ready "node/node-$i" --timeout=1s; done
+  # After an outage of the API server a kubelet's watch may rest for a minute before it sees that the node is not Ready.
+  wait_for 60 k get --raw "/api/v1/nodes/node-$i/proxy/healthz"; wait_for 120 k wait --for=condition=Ready "node/node-$i" --timeout=1s; done
 wait_for 30 k -n default get serviceaccount default
 echo "export RIG_DIR=$RIG_DIR"

@@ -3,5 +3,7 @@
 //! Needs root and the images, so no test here runs unasked: `make story` runs what CI does, `make e2e` all.
 
 mod losses;
+mod moves;
+mod newcomers;
 mod release;
 mod story;

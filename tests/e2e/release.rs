@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tallylight_crds::Broadcast;
+use tallylight_crds::{Broadcast, BroadcastState, BroadcastStatus, Session};
 use tests::{
     cluster::{self, CLIENT, Cluster},
     http,
@@ -59,7 +59,7 @@ impl Release {
         release.media_nodes(2).await?;
         release.ready_after = begin.elapsed();
         release.cluster.enter_by(1).await?;
-        release.broadcast("show").await?;
+        release.broadcasts(&["show".to_owned()]).await?;
         Ok(release)
     }
 
@@ -89,17 +89,23 @@ impl Release {
         self.cluster.kubectl(&all).await
     }
 
-    /// Makes a Broadcast whose hooks go to the receiver by name, and waits until it would take a publisher.
-    pub(crate) async fn broadcast(&self, name: &str) -> Result<()> {
-        let manifest = json!({
-            "apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast", "metadata": {"name": name},
-            "spec": {"pool": "live", "listenerHookURL": format!("http://client.rig:{}/hook", self.receiver.port())},
-        });
-        let file = self.folder().join(format!("{name}.json"));
-        std::fs::write(&file, manifest.to_string())?;
+    /// Makes Broadcasts whose hooks go to the receiver by name, and waits until they would take a publisher.
+    pub(crate) async fn broadcasts(&self, names: &[String]) -> Result<()> {
+        let hook_url = format!("http://client.rig:{}/hook", self.receiver.port());
+        let broadcast = |name: &String| {
+            json!({
+                "apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast", "metadata": {"name": name},
+                "spec": {"pool": "live", "listenerHookURL": hook_url},
+            })
+        };
+        let items: Vec<_> = names.iter().map(broadcast).collect();
+        let file = self.folder().join("broadcasts.json");
+        std::fs::write(&file, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())?;
         self.kubectl(&["apply", "-f", &file.display().to_string()]).await?;
-        let broadcast = format!("broadcast/{name}");
-        self.kubectl(&["wait", "--for=condition=Ready", &broadcast, "--timeout=60s"]).await.map(drop)
+        let made: Vec<_> = names.iter().map(|name| format!("broadcast/{name}")).collect();
+        let mut arguments = vec!["wait", "--for=condition=Ready", "--timeout=60s"];
+        arguments.extend(made.iter().map(String::as_str));
+        self.kubectl(&arguments).await.map(drop)
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -112,15 +118,63 @@ impl Release {
 
     /// Waits for this many ready media pods that are not leaving, and returns them by name.
     pub(crate) async fn media_nodes(&self, count: usize) -> Result<BTreeMap<String, Pod>> {
-        let pods = self.pods();
-        wait::until(format!("{count} ready media pods"), SOON * 3, async || {
-            let found = pods.list(&ListParams::default().labels(MEDIA)).await.map_err(|error| error.to_string())?;
-            let ready: BTreeMap<_, _> =
-                found.items.iter().filter(|pod| is_ready(pod)).map(|pod| (pod.name_any(), pod.clone())).collect();
-            let all: Vec<_> = found.items.iter().map(|pod| format!("{} {:?}", pod.name_any(), pod.status)).collect();
-            if ready.len() >= count { Ok(ready) } else { Err(all.join("; ")) }
+        self.media_nodes_when(&format!("{count} ready media pods"), |ready, _| ready.len() >= count).await
+    }
+
+    /// Waits until two ready media pods are all that there is, none of them one of `before`.
+    pub(crate) async fn replaced(&self, before: &BTreeMap<String, Pod>) -> Result<BTreeMap<String, Pod>> {
+        self.media_nodes_when("other media pods in their places", |ready, all| {
+            ready.len() == 2 && all == 2 && ready.keys().all(|name| !before.contains_key(name))
         })
         .await
+    }
+
+    /// Brings one media pod to each machine, as the scheduler likes it without promising it, and returns them by machine.
+    pub(crate) async fn spread(&self) -> Result<BTreeMap<u32, Pod>> {
+        let by_machine = |pods: &BTreeMap<String, Pod>| -> Result<BTreeMap<u32, Pod>> {
+            pods.values().map(|pod| Ok((machine(pod)?, pod.clone()))).collect()
+        };
+        let pods = self.media_nodes(2).await?;
+        let found = by_machine(&pods)?;
+        if found.len() == 2 {
+            return Ok(found);
+        }
+        let full = format!("node-{}", found.keys().next().context("no media pod")?);
+        self.cluster.kubectl(&["cordon", &full]).await?;
+        // All but one: there may be more than the pool asks for.
+        for name in pods.keys().skip(1) {
+            self.kubectl(&["delete", "pod", name]).await?;
+        }
+        let is_spread =
+            |ready: &BTreeMap<String, Pod>, _| by_machine(ready).is_ok_and(|by_machine| by_machine.len() == 2);
+        let pods = self.media_nodes_when("a media pod on each machine", is_spread).await?;
+        self.cluster.kubectl(&["uncordon", &full]).await?;
+        by_machine(&pods)
+    }
+
+    /// Waits until the ready media pods that are not leaving, and the count of all that there are, are as wanted.
+    async fn media_nodes_when(
+        &self,
+        what: &str,
+        is_so: impl Fn(&BTreeMap<String, Pod>, usize) -> bool,
+    ) -> Result<BTreeMap<String, Pod>> {
+        wait::until(what, SOON * 3, async || {
+            let found = self.all_media_nodes().await.map_err(|error| format!("{error:#}"))?;
+            let ready: BTreeMap<_, _> =
+                found.iter().filter(|pod| is_ready(pod)).map(|pod| (pod.name_any(), pod.clone())).collect();
+            let all: Vec<_> = found.iter().map(|pod| format!("{} {:?}", pod.name_any(), pod.status)).collect();
+            if is_so(&ready, found.len()) { Ok(ready) } else { Err(all.join("; ")) }
+        })
+        .await
+    }
+
+    pub(crate) async fn all_media_nodes(&self) -> Result<Vec<Pod>> {
+        Ok(self.pods().list(&ListParams::default().labels(MEDIA)).await?.items)
+    }
+
+    /// Deletes a pod at once, whatever it does; its container may run on for a moment.
+    pub(crate) async fn delete_by_force(&self, pod: &str) -> Result<()> {
+        self.kubectl(&["delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"]).await.map(drop)
     }
 
     /// The address of the pool for publishers: the Service's own.
@@ -148,9 +202,22 @@ impl Release {
 
     /// Returns the pod that has the Broadcast's session.
     pub(crate) async fn owner(&self, broadcast: &str) -> Result<Pod> {
-        let found = Api::<Broadcast>::namespaced(self.admin.clone(), NAMESPACE).get(broadcast).await?;
-        let node = found.status_or_default().session.node.context("nobody has the session")?;
+        let node = self.status(broadcast).await?.session.node.context("nobody has the session")?;
         Ok(self.pods().get(&node).await?)
+    }
+
+    pub(crate) async fn status(&self, broadcast: &str) -> Result<BroadcastStatus> {
+        let broadcasts = Api::<Broadcast>::namespaced(self.admin.clone(), NAMESPACE);
+        Ok(broadcasts.get(broadcast).await?.status_or_default())
+    }
+
+    /// Waits until the Broadcast is in this state, and returns its session.
+    pub(crate) async fn until(&self, broadcast: &str, state: BroadcastState) -> Result<Session> {
+        wait::until(format!("{broadcast} to be {state:?}"), SOON, async || {
+            let found = self.status(broadcast).await.map_err(|error| format!("{error:#}"))?;
+            if found.state == state { Ok(found.session) } else { Err(format!("{found:?}")) }
+        })
+        .await
     }
 
     /// Waits for the next hook and returns it, with the time since `begin`.
@@ -205,5 +272,9 @@ pub(crate) fn expect(hook: &Request, action: &str, reason: Option<&str>) -> Resu
 pub(crate) fn report(what: &str, times: &[Duration]) {
     let mut seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
     seconds.sort_by(f64::total_cmp);
-    println!("{what}: {seconds:.2?} s");
+    // The value that so many percent of all are no greater than.
+    let percentile = |percent: usize| seconds.get((seconds.len() * percent).div_ceil(100).saturating_sub(1));
+    if let (Some(half), Some(most)) = (percentile(50), percentile(99)) {
+        println!("{what}: {} times, p50 {half:.2} s, p99 {most:.2} s: {seconds:.2?}", seconds.len());
+    }
 }

@@ -1,4 +1,4 @@
-//! The life of a release: installed, used, hurt, upgraded, removed.
+//! The life of a release: installed, used, hurt, upgraded, drained, removed.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,10 @@ use kube::{ResourceExt, api::ListParams};
 use tallylight_crds::REVISION_LABEL;
 use tests::{media, wait};
 
-use crate::release::{NAMESPACE, Release, SOON, expect, machine, report, url};
+use crate::{
+    moves, newcomers,
+    release::{NAMESPACE, Release, SOON, expect, machine, report, url},
+};
 
 /// What the issue of node loss promises: 15 s of Lease and the next look.
 const NODE_LOSS: Duration = Duration::from_secs(20);
@@ -30,6 +33,9 @@ async fn a_release_is_installed_used_hurt_upgraded_and_removed() -> Result<()> {
     outlives_a_container(&release).await?;
     outlives_a_machine(&release).await?;
     is_upgraded_under_a_publisher(&release).await?;
+    newcomers::new_pods_take_publishers(&release, 1).await?;
+    moves::a_drain_waits_for_a_publisher_that_stays(&release).await?;
+    moves::sessions_outlive_their_pods(&release).await?;
     release.receiver.check_promises()?;
     is_removed(&release).await
 }

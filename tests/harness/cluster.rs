@@ -70,6 +70,14 @@ impl Cluster {
         self.run("node-kill.sh", &[&node.to_string()]).await.map(drop)
     }
 
+    /// Ends a part of the control plane, such as `kube-apiserver`, as a crash does; [`Cluster::power_on`] starts it again.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill_control(&self, part: &str) -> Result<()> {
+        self.run("control-kill.sh", &[part]).await.map(drop)
+    }
+
     /// Cuts a node and its pods off from the control plane, or heals that.
     ///
     /// # Errors
