@@ -30,12 +30,11 @@ use crate::{
 mod retry;
 mod windows;
 
-use retry::Backoff;
+use retry::{ATTEMPT, Backoff};
 pub use windows::Windows;
 
-/// A store that takes longer for one end is taken for one that does not answer, and the end goes to the log; the attempt
-/// itself is repeated.
-const END_ATTEMPT: Duration = Duration::from_secs(2);
+/// An end that takes longer goes to the log. The attempt goes on: a slow store answers when it does.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Refusals of an end of an earlier life before the node goes on without it: about 20 s. An API server that has just
 /// started forbids everything for a second.
@@ -227,7 +226,7 @@ impl<S: Store> Claims<S> {
     fn look_again(&self, key: Key) {
         let claims = self.clone();
         self.0.tasks.spawn(async move {
-            match timeout(END_ATTEMPT, claims.0.store.get(&key)).await {
+            match timeout(ATTEMPT, claims.0.store.get(&key)).await {
                 Ok(Ok(Some(broadcast))) => claims.observe(&broadcast),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => debug!(broadcast = %key, %error, "failed to look at a Broadcast again"),
@@ -361,15 +360,22 @@ impl<S: Store> Claims<S> {
     async fn end_durably(&self, end: End, mut known: Option<Box<Broadcast>>) {
         let (mut backoff, mut logged) = (Backoff::for_ends(), Logged::No);
         loop {
-            let failure = match timeout(END_ATTEMPT, self.try_end(&end, known.take(), Leftovers::End)).await {
+            let attempt = timeout(backoff.attempt(), self.try_end(&end, known.take(), Leftovers::End));
+            let mut attempt = std::pin::pin!(attempt);
+            let answer = match timeout(END_PATIENCE, &mut attempt).await {
+                Ok(answer) => answer,
+                Err(slow) => {
+                    logged = self.log_end(&end, &Error::Unavailable { source: slow.into() }, logged).await;
+                    attempt.await
+                }
+            };
+            let failure = match answer {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => error,
                 Err(elapsed) => Error::Unavailable { source: elapsed.into() },
             };
             self.0.metrics.store_error();
-            if logged == Logged::No {
-                logged = self.log_end(&end, &failure).await;
-            }
+            logged = self.log_end(&end, &failure, logged).await;
             sleep(backoff.next()).await;
         }
         if logged == Logged::Yes
@@ -380,7 +386,11 @@ impl<S: Store> Claims<S> {
         self.settle(&end.key);
     }
 
-    async fn log_end(&self, end: &End, failure: &Error) -> Logged {
+    /// Puts an end into the log, unless it is there.
+    async fn log_end(&self, end: &End, failure: &Error, logged: Logged) -> Logged {
+        if logged == Logged::Yes {
+            return logged;
+        }
         let ordinal = end.owner.ordinal;
         match self.0.log.append(end).await {
             Ok(()) => {
@@ -445,7 +455,7 @@ impl<S: Store> Claims<S> {
     async fn settle_claim(&self, key: Key, uid: String, claim_id: String) {
         let mut backoff = Backoff::for_ends();
         let found = loop {
-            match timeout(END_ATTEMPT, self.0.store.get(&key)).await {
+            match timeout(backoff.attempt(), self.0.store.get(&key)).await {
                 Ok(Ok(found)) => break found,
                 Ok(Err(error)) => debug!(broadcast = %key, %error, "failed to look up a claim"),
                 Err(_elapsed) => debug!(broadcast = %key, "the store does not answer the look-up of a claim"),
@@ -631,7 +641,7 @@ impl<S: Store> Claims<S> {
     async fn replay(&self, end: &End) {
         let (mut backoff, mut refusals) = (Backoff::for_ends(), 0);
         loop {
-            match timeout(END_ATTEMPT, self.try_end(end, None, Leftovers::End)).await {
+            match timeout(backoff.attempt(), self.try_end(end, None, Leftovers::End)).await {
                 Ok(Ok(())) => break,
                 Ok(Err(error @ (Error::Invalid { .. } | Error::Forbidden { .. }))) if refusals == REFUSALS => {
                     return error!(broadcast = %end.key, %error, "the store refuses an end of the ends log; it stays there");

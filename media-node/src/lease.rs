@@ -28,8 +28,9 @@ const DURATION_SECONDS: i32 = 15;
 const RENEW: Duration = Duration::from_secs(5);
 /// Pause after a renewal that failed.
 const RETRY: Duration = Duration::from_secs(1);
-/// Longest time for one renewal.
-const ATTEMPT: Duration = Duration::from_secs(4);
+/// Longest wait for an answer. A renewal after one that failed asks twice: together with it that is still within the duration when
+/// each answer takes 2 s.
+const ANSWER: Duration = Duration::from_secs(4);
 
 /// Keeps a Lease.
 pub(crate) struct Keeper {
@@ -88,13 +89,12 @@ impl Keeper {
         loop {
             let is_draining = self.draining.is_cancelled();
             let renewed = tokio::select! {
-                renewed = timeout(ATTEMPT, self.renew(is_draining)) => renewed,
+                renewed = self.renew(is_draining) => renewed,
                 () = until.cancelled() => return,
             };
             let pause = match renewed {
-                Ok(Ok(())) => self.renewed(&held),
-                Ok(Err(error)) => self.failed(&error),
-                Err(_elapsed) => self.failed(&"the API server does not answer"),
+                Ok(()) => self.renewed(&held),
+                Err(error) => self.failed(&error),
             };
             tokio::select! {
                 () = sleep(pause) => {}
@@ -123,11 +123,11 @@ impl Keeper {
         RETRY
     }
 
-    async fn renew(&mut self, is_draining: bool) -> Result<(), kube::Error> {
+    async fn renew(&mut self, is_draining: bool) -> Result<(), Error> {
         let name = self.fresh.metadata.name.clone().unwrap_or_default();
         let found = match self.known.take() {
             Some(known) => Some(known),
-            None => self.api.get_opt(&name).await?,
+            None => answered(self.api.get_opt(&name)).await?,
         };
         let now = MicroTime(Timestamp::now());
         let mut next = self.fresh.clone();
@@ -140,17 +140,32 @@ impl Keeper {
         let held_before = found.as_ref().and_then(|lease| lease.spec.as_ref()?.acquire_time.clone());
         spec.acquire_time = Some(held_before.unwrap_or(now));
         let answer = match found {
-            None => self.api.create(&PostParams::default(), &next).await?,
+            None => answered(self.api.create(&PostParams::default(), &next)).await?,
             Some(found) => {
                 next.metadata.resource_version = found.metadata.resource_version;
                 // what others put there stays
                 next.metadata.annotations = Some(merged(found.metadata.annotations, next.metadata.annotations));
                 next.metadata.labels = Some(merged(found.metadata.labels, next.metadata.labels));
-                self.api.replace(&name, &PostParams::default(), &next).await?
+                answered(self.api.replace(&name, &PostParams::default(), &next)).await?
             }
         };
         self.known = Some(answer);
         Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the API server refuses: {0}")]
+    Refused(Box<kube::Error>),
+    #[error("the API server does not answer")]
+    Silent,
+}
+
+async fn answered<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+    match timeout(ANSWER, request).await {
+        Ok(answer) => answer.map_err(|error| Error::Refused(Box::new(error))),
+        Err(_elapsed) => Err(Error::Silent),
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// In it a store whose answers take 2 s is read and written; a connection that hangs is given up soon.
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(5);
+
 /// Doubles from a first pause to a longest one.
 #[derive(Debug)]
 pub(crate) struct Backoff {
@@ -19,6 +22,11 @@ impl Backoff {
     /// receiver.
     pub(crate) fn for_ends() -> Self {
         Self { next: Duration::from_millis(200), longest: Duration::from_secs(5) }
+    }
+
+    /// Longest time of an attempt now: [`ATTEMPT`], and more as the pauses grow, up to 20 s for an end, for a store that is slower.
+    pub(crate) fn attempt(&self) -> Duration {
+        ATTEMPT + self.next * 3
     }
 
     pub(crate) fn next(&mut self) -> Duration {
