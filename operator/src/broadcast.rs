@@ -11,7 +11,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use json_patch::PatchOperation;
 use kube::{ResourceExt as _, core::DeserializeGuard, runtime::controller::Action};
-use ledger::{Committed, Input, Key, KubeStore, Owner, Store as _, commit, disposal, disposal::Disposal};
+use ledger::{Committed, Input, Key, KubeStore, Owner, Store as _, Windows, commit, disposal, disposal::Disposal};
 use tallylight_crds::{Away, Broadcast, BroadcastStatus, HOOKS_FINALIZER, Reason, SessionState};
 
 use crate::{
@@ -47,6 +47,7 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     pub(crate) failures: Failures,
+    pub(crate) windows: Mutex<Windows>,
     pub(crate) leadership: Leadership,
 }
 
@@ -109,6 +110,19 @@ impl Context {
     pub(crate) fn annotate(&self, broadcast: &Broadcast, after: &BroadcastStatus) -> Vec<PatchOperation> {
         let around = Surroundings { pool: self.pool_of(broadcast), key: observe::key_in(broadcast) };
         observe::patch(broadcast, after, around, now()).unwrap_or_default()
+    }
+
+    /// How long the publisher of the session is still awaited; `None` when it is not away.
+    fn awaited(&self, broadcast: &Broadcast) -> Option<Duration> {
+        let at = Instant::now();
+        let end = self.windows.lock().unwrap_or_else(PoisonError::into_inner).end(broadcast, now(), at);
+        end.map(|end| end.saturating_duration_since(at))
+    }
+
+    /// The Broadcast is gone.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.failures.forget(uid);
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).forget(uid);
     }
 }
 
@@ -184,14 +198,11 @@ async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Act
     }
     close_if_lost(broadcast, context).await?;
     let session = broadcast.status_or_default().session;
-    let awaited = match session.away.as_ref().map(|away| (away, until(away.until))) {
-        Some((away, None)) => {
-            expire(broadcast, Owner::of(&session), away, context).await?;
-            return Ok(Action::await_change());
-        }
-        Some((_, left)) => left,
-        None => None,
-    };
+    let awaited = context.awaited(broadcast);
+    if let (Some(away), Some(Duration::ZERO)) = (&session.away, awaited) {
+        expire(broadcast, Owner::of(&session), away, context).await?;
+        return Ok(Action::await_change());
+    }
     let key_state = key::sync(broadcast, context).await?;
     write_conditions(broadcast, key_state, context).await?;
     let recheck = match key_state {
@@ -200,11 +211,6 @@ async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Act
         StreamKey::Absent | StreamKey::Forbidden => Some(Duration::from_secs(30)),
     };
     Ok(awaited.into_iter().chain(recheck).min().map_or_else(Action::await_change, Action::requeue))
-}
-
-/// How long it is until then; `None` when it is past. The clock may be set meanwhile, so whoever waits looks again.
-fn until(then: Timestamp) -> Option<Duration> {
-    Duration::try_from(then.duration_since(Timestamp::now())).ok().filter(|left| !left.is_zero())
 }
 
 /// Ends the session of a publisher that did not come back in time.

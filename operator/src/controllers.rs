@@ -269,7 +269,7 @@ impl Follower {
                 self.sessions.forget(object);
                 let uid = object.uid().unwrap_or_default();
                 self.dispatcher.forget(&uid);
-                self.context.failures.forget(&uid);
+                self.context.forget(&uid);
             }
             Event::InitDone => self.health.synced(Watch::Broadcasts, &self.place),
             Event::Init => self.sessions.relist(),

@@ -1,6 +1,10 @@
 //! Wires the operator together, one function a component, and takes it apart in order.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use kube::Client;
@@ -57,6 +61,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
         events: events.clone(),
         metrics: metrics.clone(),
         failures: broadcast::Failures::default(),
+        windows: Mutex::default(),
         leadership: leadership.clone(),
     });
     let (reports, reported) = Reports::new(&mut registry);

@@ -4,19 +4,19 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use ledger::{
-    Change, Error, Input, Key, Owner, SqliteStore, Store,
+    Change, Error, Input, Key, Owner, SqliteStore, Store, Windows,
     disposal::{self, Disposal},
 };
 use tallylight_crds::{Broadcast, Reason};
 use tokio::{
     sync::{Semaphore, broadcast::error::RecvError},
     task::JoinSet,
-    time::sleep,
+    time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -70,8 +70,9 @@ impl Follower {
     }
 
     async fn follow(&self) {
-        let (mut disposals, mut away) = (JoinSet::new(), HashMap::new());
+        let mut disposals = JoinSet::new();
         loop {
+            let mut away = Away::default();
             let mut changes = self.store.subscribe();
             // asked before the list: what is not in the list then is gone
             let held = self.claims.held();
@@ -79,7 +80,6 @@ impl Follower {
                 Ok(all) => {
                     let there: HashSet<Key> = all.iter().map(Key::of).collect();
                     held.iter().filter(|key| !there.contains(key)).for_each(|gone| self.claims.observe_gone(gone));
-                    away.clear();
                     for broadcast in all {
                         self.applied(&Arc::new(broadcast), &mut disposals, &mut away);
                     }
@@ -93,8 +93,8 @@ impl Follower {
             loop {
                 let change = tokio::select! {
                     change = changes.recv() => change,
-                    overdue = overdue(&away) => {
-                        if let Some(broadcast) = away.remove(&overdue) {
+                    overdue = away.overdue() => {
+                        if let Some((_, broadcast)) = away.awaited.remove(&overdue) {
                             disposals.spawn(expire(self.store.clone(), broadcast, Arc::clone(&self.disposing)));
                         }
                         continue;
@@ -103,7 +103,7 @@ impl Follower {
                 match change {
                     Ok(Change::Applied(broadcast)) => self.applied(&broadcast, &mut disposals, &mut away),
                     Ok(Change::Deleted { key, uid }) => {
-                        away.remove(&key);
+                        away.forget(&key, &uid);
                         self.claims.observe_gone(&key);
                         self.dispatcher.forget(&uid);
                     }
@@ -116,11 +116,7 @@ impl Follower {
     }
 
     fn applied(&self, broadcast: &Arc<Broadcast>, disposals: &mut JoinSet<()>, away: &mut Away) {
-        let key = Key::of(broadcast);
-        match broadcast.status_or_default().session.away {
-            Some(_) => away.insert(key, Arc::clone(broadcast)),
-            None => away.remove(&key),
-        };
+        away.see(broadcast);
         self.claims.observe(broadcast);
         self.dispatcher.observe(broadcast);
         while disposals.try_join_next().is_some() {}
@@ -133,22 +129,35 @@ impl Follower {
     }
 }
 
-/// Broadcasts whose publisher is away.
-type Away = HashMap<Key, Arc<Broadcast>>;
+/// Broadcasts whose publisher is away, and until when.
+#[derive(Default)]
+struct Away {
+    windows: Windows,
+    awaited: HashMap<Key, (Instant, Arc<Broadcast>)>,
+}
 
-/// Waits until a publisher has not come back in time, and says whose.
-async fn overdue(away: &Away) -> Key {
-    let until = |broadcast: &Broadcast| broadcast.status_or_default().session.away.map(|away| away.until);
-    let Some((until, key)) = away.iter().filter_map(|(key, b)| Some((until(b)?, key))).min() else {
-        return std::future::pending().await;
-    };
-    // the clock may be set meanwhile
-    while let Ok(left) = Duration::try_from(until.duration_since(Timestamp::now()))
-        && !left.is_zero()
-    {
-        sleep(left).await;
+impl Away {
+    fn see(&mut self, broadcast: &Arc<Broadcast>) {
+        let key = Key::of(broadcast);
+        match self.windows.end(broadcast, Timestamp::now(), Instant::now()) {
+            Some(end) => self.awaited.insert(key, (end, Arc::clone(broadcast))),
+            None => self.awaited.remove(&key),
+        };
     }
-    key.clone()
+
+    fn forget(&mut self, key: &Key, uid: &str) {
+        self.windows.forget(uid);
+        self.awaited.remove(key);
+    }
+
+    /// Waits until a publisher has not come back in time, and says whose.
+    async fn overdue(&self) -> Key {
+        let Some((end, key)) = self.awaited.iter().map(|(key, (end, _))| (end, key)).min() else {
+            return std::future::pending().await;
+        };
+        sleep_until((*end).into()).await;
+        key.clone()
+    }
 }
 
 /// Ends the session of a publisher that did not come back in time.

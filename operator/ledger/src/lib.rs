@@ -14,6 +14,7 @@ pub mod machine;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod store;
+mod windows;
 
 #[cfg(feature = "kube")]
 pub use crate::kube::{KubeStore, WatchBackoff, watch_backoff};
@@ -23,3 +24,4 @@ pub use commit::{Committed, commit, commit_with};
 pub use event::event_id;
 pub use machine::{Claim, Input, Owner, Rejection, Step, Transition, apply, has_room, unchanged};
 pub use store::{Error, Key, Store};
+pub use windows::Windows;

@@ -50,6 +50,8 @@ enum Phase {
     },
     Backoff {
         due: Timestamp,
+        /// How long that was when the wait began.
+        wait: SignedDuration,
     },
     Gone,
 }
@@ -128,7 +130,7 @@ impl Lane {
             // Another machine's clock may have written it: no wait is longer than the schedule's longest.
             LaneState::Backoff => {
                 let longest = now.saturating_add(schedule::LONGEST).unwrap_or(now);
-                Phase::Backoff { due: self.between.next_attempt_time.unwrap_or(now).min(longest) }
+                backoff(self.between.next_attempt_time.unwrap_or(now).min(longest), now)
             }
         };
     }
@@ -165,9 +167,13 @@ impl Lane {
 
     /// The event that is to be sent now, if any; [`record`](Self::record) its outcome.
     pub fn next_due(&mut self, now: Timestamp) -> Option<Delivery> {
-        let due = match self.phase {
+        let due = match &mut self.phase {
             Phase::Ready => true,
-            Phase::Backoff { due } => due <= now,
+            Phase::Backoff { due, wait } => {
+                // The clock may have been set back: then the wait begins anew, and is no longer than it was.
+                *due = now.saturating_add(*wait).map_or(*due, |latest| latest.min(*due));
+                *due <= now
+            }
             Phase::InFlight { .. } | Phase::Gone => false,
         };
         if !due || self.is_ahead() {
@@ -213,7 +219,7 @@ impl Lane {
                 self.failures = self.failures.saturating_add(1);
                 let id = ledger::event_id(&self.uid, &event);
                 let due = whole_millisecond(now, schedule::delay(id, self.failures, wish));
-                self.phase = Phase::Backoff { due };
+                self.phase = backoff(due, now);
                 self.between = self.failed(LaneState::Backoff, Some(due), outcome);
                 let turn = if was_failing { Turn::None } else { Turn::Failing };
                 Recorded { next_attempt: Some(due), turn }
@@ -249,7 +255,7 @@ impl Lane {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Timestamp, &'static str)> {
         match self.phase {
-            Phase::Backoff { due } if !self.events.is_empty() && !self.is_ahead() => Some((due, "retry due")),
+            Phase::Backoff { due, .. } if !self.events.is_empty() && !self.is_ahead() => Some((due, "retry due")),
             Phase::Backoff { .. } | Phase::Ready | Phase::InFlight { .. } | Phase::Gone => None,
         }
     }
@@ -324,6 +330,10 @@ impl Lane {
             observed_generation: self.generation,
         }
     }
+}
+
+fn backoff(due: Timestamp, now: Timestamp) -> Phase {
+    Phase::Backoff { due, wait: due.duration_since(now) }
 }
 
 /// When the wait is over, in a time that reads well in a status: nothing here happens by the nanosecond.

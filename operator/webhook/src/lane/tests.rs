@@ -131,6 +131,29 @@ fn a_wait_from_a_clock_that_ran_ahead_is_cut() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_makes_no_wait_begin_more_than_once() {
+    let mut lane = Lane::load(&broadcast(1), 0, t0());
+    lane.next_due(t0());
+    let due = lane.record(&BUSY, t0()).next_attempt.unwrap();
+    let wait = due.duration_since(t0());
+
+    let set_back = t0() - 24.hours();
+    assert_eq!(lane.next_due(set_back), None);
+
+    assert_eq!(lane.poll_timeout(), Some((set_back + wait, "retry due")), "not a day later");
+    assert!(lane.next_due(set_back + wait).is_some());
+}
+
+#[test]
+fn a_clock_that_is_set_forward_ends_a_wait() {
+    let mut lane = Lane::load(&broadcast(1), 0, t0());
+    lane.next_due(t0());
+    lane.record(&BUSY, t0());
+
+    assert!(lane.next_due(t0() + 24.hours()).is_some());
+}
+
+#[test]
 fn an_endpoint_that_is_gone_stops_its_lane_until_the_spec_changes() {
     let mut stored = broadcast(1);
     let mut lane = Lane::load(&stored, 0, t0());
