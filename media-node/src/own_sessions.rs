@@ -6,7 +6,7 @@ use futures::StreamExt;
 use kube::{
     Api, Client,
     core::DeserializeGuard,
-    runtime::{WatchStreamExt, watcher, watcher::Event},
+    runtime::{watcher, watcher::Event},
 };
 use ledger::{Key, KubeStore, Store};
 use tallylight_crds::Broadcast;
@@ -26,7 +26,7 @@ pub(crate) async fn watch(
 ) {
     let api: Api<DeserializeGuard<Broadcast>> = Api::namespaced(client, &namespace);
     let config = watcher::Config::default().fields(&format!("status.session.node={node}"));
-    let mut events = std::pin::pin!(watcher(api, config).backoff(ledger::watch_backoff()));
+    let mut events = std::pin::pin!(ledger::watch(api, config));
     let mut listed = HashSet::new();
     loop {
         let event = tokio::select! {

@@ -180,5 +180,5 @@ async fn connect(args: &RunArgs) -> anyhow::Result<(Client, String)> {
     config.read_timeout = Some(Duration::from_secs(330));
     config.write_timeout = Some(Duration::from_secs(10));
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    Ok((Client::try_from(config)?, namespace))
+    Ok((ledger::patient_client(config)?, namespace))
 }

@@ -9,7 +9,7 @@ use kube::{
     runtime::{
         Controller, PredicateConfig, WatchStreamExt as _, controller, reflector,
         reflector::{ObjectRef, Store, store::Writer},
-        watcher::{self, Event, watcher},
+        watcher::{self, Event},
     },
 };
 use ledger::Key;
@@ -101,8 +101,7 @@ pub(crate) fn watch_pools(
 async fn run_pool_watch(watch: PoolWatch, followers: PoolFollowers, health: Health, cancel: CancellationToken) {
     let (place, writer, api) = watch;
     let mut generations = BTreeMap::new();
-    let events =
-        watcher(api, watcher::Config::default().page_size(PAGE)).backoff(ledger::watch_backoff()).modify(prune);
+    let events = ledger::watch(api, watcher::Config::default().page_size(PAGE)).modify(prune);
     let keys = followers.keys.clone();
     let events = events.inspect(move |event| keys.follow(event));
     let mut events = std::pin::pin!(events.reflect(writer));
@@ -126,7 +125,9 @@ async fn run_pool_watch(watch: PoolWatch, followers: PoolFollowers, health: Heal
             }
             Ok(Event::InitDone) => health.synced(Watch::Pools, &place),
             Ok(Event::Init) => {}
-            Err(error) => tracing::warn!(%error, "the watch of MediaPools broke"),
+            Err(error) => {
+                tracing::warn!(%error, "the watch of MediaPools broke");
+            }
         }
     }
 }
@@ -219,11 +220,7 @@ impl Controllers<'_> {
             sessions: SessionChanges::new(self.pools.clone()),
         };
         let config = watcher::Config::default().page_size(PAGE);
-        let changes =
-            watcher(api, config).backoff(ledger::watch_backoff()).modify(prune).inspect(move |event| match event {
-                Ok(event) => follower.follow(event),
-                Err(error) => tracing::warn!(%error, "the watch of Broadcasts broke"),
-            });
+        let changes = ledger::watch(api, config).modify(prune).inspect(move |event| follower.follow(event));
         let changes =
             changes.reflect(writer).touched_objects().predicate_filter(broadcast::inputs, PredicateConfig::default());
         let triggers = stream::unfold(triggers, async |mut inbox| Some((inbox.recv().await?, inbox)));
@@ -252,9 +249,9 @@ struct Follower {
 }
 
 impl Follower {
-    fn follow(&self, event: &Event<Guarded>) {
+    fn follow(&self, event: &watcher::Result<Event<Guarded>>) {
         match event {
-            Event::Apply(object) | Event::InitApply(object) => {
+            Ok(Event::Apply(object) | Event::InitApply(object)) => {
                 self.sessions.see(object);
                 if is_paused(object) {
                     // A request that is cut off is sent again, under the same id.
@@ -265,14 +262,17 @@ impl Follower {
                     self.dispatcher.observe(&Arc::new(broadcast.clone()));
                 }
             }
-            Event::Delete(object) => {
+            Ok(Event::Delete(object)) => {
                 self.sessions.forget(object);
                 let uid = object.uid().unwrap_or_default();
                 self.dispatcher.forget(&uid);
                 self.context.forget(&uid);
             }
-            Event::InitDone => self.health.synced(Watch::Broadcasts, &self.place),
-            Event::Init => self.sessions.relist(),
+            Ok(Event::InitDone) => self.health.synced(Watch::Broadcasts, &self.place),
+            Ok(Event::Init) => self.sessions.relist(),
+            Err(error) => {
+                tracing::warn!(%error, "the watch of Broadcasts broke");
+            }
         }
     }
 }

@@ -13,10 +13,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, ResourceExt as _,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event},
 };
 use tallylight_crds::{COMPONENT_LABEL, DRAINING_ANNOTATION, MEDIA_NODE_COMPONENT, POOL_LABEL};
 use tokio::sync::mpsc;
@@ -93,9 +90,10 @@ where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    let watches = scope.apis::<K>(client).into_iter().map(|(place, api)| {
-        watcher(api, config.clone()).backoff(ledger::watch_backoff()).map(move |event| (place.clone(), event)).boxed()
-    });
+    let watches = scope
+        .apis::<K>(client)
+        .into_iter()
+        .map(|(place, api)| ledger::watch(api, config.clone()).map(move |event| (place.clone(), event)).boxed());
     stream::select_all(watches).boxed()
 }
 

@@ -23,7 +23,7 @@ use kube::{
         controller::Action,
         reflector,
         reflector::{Store, store::Writer},
-        watcher::{self, Event, watcher},
+        watcher::{self, Event},
     },
 };
 use ledger::Key;
@@ -244,7 +244,7 @@ impl Followers {
         K: Made + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
         let config = watcher::Config::default().labels(&build::managed_selector()).page_size(PAGE);
-        let events = watcher(api, config).backoff(ledger::watch_backoff()).modify(K::prune);
+        let events = ledger::watch(api, config).modify(K::prune);
         let mut events = std::pin::pin!(events.reflect(writer));
         while let Some(Some(event)) = self.cancel.run_until_cancelled(events.next()).await {
             match event {

@@ -169,7 +169,7 @@ async fn connect(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
     config.read_timeout = Some(READ_TIMEOUT);
-    Client::try_from(config).context("failed to make a client of the cluster")
+    ledger::patient_client(config).context("failed to make a client of the cluster")
 }
 
 /// The addresses that were bound, as the ready file has them.

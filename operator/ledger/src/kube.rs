@@ -10,12 +10,17 @@ use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, ValidationDirective},
     core::Status,
-    runtime::{utils::Backoff, watcher::DefaultBackoff},
 };
 use serde_json::Value;
 use tallylight_crds::{Broadcast, HOOKS_FINALIZER, MediaPool};
 
 use crate::{Error, Key, Store};
+
+mod patience;
+mod watch;
+
+pub use patience::patient_client;
+pub use watch::watch;
 
 /// Longest wait for an answer, by which a claim has long been refused: a connection that hangs must not hold up its user.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -23,44 +28,11 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Page size of lists: the API server's own default for large lists.
 const PAGE: u32 = 500;
 
-/// Longest pause of a watch. What waits for it is an event that is not delivered yet, so kube's own 30 s, which holds for two
-/// minutes after the API server is back, is too long; and a few watches a process every 5 s are no load.
-const MAX_WATCH_PAUSE: Duration = Duration::from_secs(5);
-
 /// Broadcasts in a cluster.
 #[derive(Clone)]
 pub struct KubeStore {
     client: Client,
     manager: &'static str,
-}
-
-/// Returns the pauses of a watch that fails: kube's own schedule and jitter, but never more than 5 s.
-#[must_use]
-pub fn watch_backoff() -> WatchBackoff {
-    WatchBackoff(DefaultBackoff::default())
-}
-
-/// See [`watch_backoff`].
-pub struct WatchBackoff(DefaultBackoff);
-
-impl Iterator for WatchBackoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0.next()?;
-        if pause <= MAX_WATCH_PAUSE {
-            return Some(pause);
-        }
-        // The jitter is in the fraction of a second: spread by it over the upper half.
-        let spread = MAX_WATCH_PAUSE / 2;
-        Some(spread + spread.mul_f64(f64::from(pause.subsec_millis()) / 1_000.0))
-    }
-}
-
-impl Backoff for WatchBackoff {
-    fn reset(&mut self) {
-        self.0.reset();
-    }
 }
 
 impl KubeStore {
@@ -213,18 +185,5 @@ fn answer(status: &Status) -> Error {
         400 | 413 | 422 => Error::Invalid { message: message() },
         403 => Error::Forbidden { message: message() },
         _ => Error::Unavailable { source: Box::new(kube::Error::Api(Box::new(status.clone()))) },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_watch_never_pauses_for_longer_than_its_bound_and_keeps_its_jitter() {
-        let pauses: Vec<_> = watch_backoff().take(50).collect();
-        assert!(pauses.iter().all(|pause| *pause <= MAX_WATCH_PAUSE), "{pauses:?}");
-        let late: std::collections::HashSet<_> = pauses[40..].iter().collect();
-        assert!(late.len() > 1, "{pauses:?}");
     }
 }

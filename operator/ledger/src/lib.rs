@@ -17,7 +17,7 @@ mod store;
 mod windows;
 
 #[cfg(feature = "kube")]
-pub use crate::kube::{KubeStore, WatchBackoff, watch_backoff};
+pub use crate::kube::{KubeStore, patient_client, watch};
 #[cfg(feature = "sqlite")]
 pub use crate::sqlite::{Change, SqliteStore};
 pub use commit::{Committed, commit, commit_with};
