@@ -126,6 +126,7 @@ async fn run_pool_watch(watch: PoolWatch, followers: PoolFollowers, health: Heal
             Ok(Event::InitDone) => health.synced(Watch::Pools, &place),
             Ok(Event::Init) => {}
             Err(error) => {
+                health.failed(Watch::Pools, &place, &error);
                 tracing::warn!(%error, "the watch of MediaPools broke");
             }
         }
@@ -271,6 +272,7 @@ impl Follower {
             Ok(Event::InitDone) => self.health.synced(Watch::Broadcasts, &self.place),
             Ok(Event::Init) => self.sessions.relist(),
             Err(error) => {
+                self.health.failed(Watch::Broadcasts, &self.place, error);
                 tracing::warn!(%error, "the watch of Broadcasts broke");
             }
         }

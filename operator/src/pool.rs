@@ -259,6 +259,8 @@ impl Followers {
                     tracing::warn!(%error, watch = ?K::WATCH, "a watch of what pools have broke");
                     if K::IS_DISPENSABLE && is_forbidden(&error) {
                         self.health.synced(K::WATCH, &place);
+                    } else {
+                        self.health.failed(K::WATCH, &place, &error);
                     }
                 }
             }
