@@ -213,7 +213,13 @@ impl Stage {
 /// The operator, with a token that outlives what follows.
 async fn launch(tenant: &Tenant, folder: &TempDir) -> Result<Launch> {
     let kubeconfig = tenant.operator_kubeconfig(folder.path()).await?;
-    let arguments = ["--media-node-image=localhost/tallylight/media-node:test", "--lease-seconds", LEASE_SECONDS];
+    let arguments = [
+        "--media-node-image=localhost/tallylight/media-node:test",
+        "--lease-seconds",
+        LEASE_SECONDS,
+        // One that elects ends when its API server is away for 10 s, as it may be between its end and its next start.
+        "--leader-elect=false",
+    ];
     Ok(Launch::operator(folder.path(), &kubeconfig, &tenant.namespace).args(arguments))
 }
 
