@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use kube::{Client, Config, config::KubeConfigOptions, config::Kubeconfig};
 use rustix::process::Signal;
@@ -149,6 +149,12 @@ impl ControlPlane {
         format!("https://127.0.0.1:{}", self.settings.port)
     }
 
+    /// Returns the certificate of the authority that signed the server's, PEM.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.settings.authority
+    }
+
     /// Returns a client that may do everything. Each test makes its own: a client lives on the runtime that it was made on.
     ///
     /// # Errors
@@ -223,6 +229,20 @@ impl ControlPlane {
     /// When it does not run.
     pub fn thaw_api(&self) -> Result<()> {
         self.api().signal(Signal::CONT)
+    }
+
+    /// Lets etcd forget every revision but the newest. What the API server keeps in memory it forgets when it is started again.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub async fn compact(&self) -> Result<()> {
+        let address = self.settings.etcd.trim_start_matches("http://");
+        let found = http::post(address, "/v3/kv/range", &json!({"key": "AA=="}).to_string()).await?.json()?;
+        let revision = &found["header"]["revision"];
+        let newest = json!({"revision": revision, "physical": true}).to_string();
+        let compacted = http::post(address, "/v3/kv/compaction", &newest).await?;
+        ensure!(compacted.status == 200, "etcd compacts nothing at {revision}: {}", compacted.body);
+        Ok(())
     }
 
     /// Returns what ServiceAccounts asked of this namespace so far, in order; of what belongs to no namespace when it is empty.

@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
     runtime::conditions,
 };
 use serde_json::{Value, json};
@@ -146,6 +146,20 @@ pub async fn create_namespace(admin: &Client, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Removes a definition, and with it all objects of its kind; returns when it is gone.
+///
+/// # Errors
+/// At the deadline.
+pub async fn remove_definition(admin: &Client, name: &str) -> Result<()> {
+    let definitions = Api::<CustomResourceDefinition>::all(admin.clone());
+    definitions.delete(name, &DeleteParams::default()).await?;
+    wait::until(format!("{name} to go"), EFFECTIVE, async || match definitions.get_opt(name).await {
+        Ok(None) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+}
+
 /// Waits until the kinds are served and the policies are known.
 ///
 /// # Errors
@@ -184,7 +198,7 @@ async fn enforced(plane: &ControlPlane, admin: &Client, namespace: &str) -> Resu
         }
     })
     .await?;
-    self::broadcasts(admin, namespace).delete(PROBE, &kube::api::DeleteParams::default()).await?;
+    self::broadcasts(admin, namespace).delete(PROBE, &DeleteParams::default()).await?;
     Ok(())
 }
 

@@ -19,6 +19,7 @@ pub mod node;
 pub mod pki;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod receiver;
 pub mod relaying;
 pub mod repository;

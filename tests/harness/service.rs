@@ -100,6 +100,31 @@ impl Launch {
         self
     }
 
+    /// Sets the address of health and metrics, for what is to be asked before it is ready.
+    #[must_use]
+    pub fn metrics_at(mut self, address: &str) -> Self {
+        const FLAG: &str = "--metrics-address=";
+        self.arguments.retain(|argument| !argument.starts_with(FLAG));
+        self.arguments.push(format!("{FLAG}{address}"));
+        self
+    }
+
+    /// Waits until a process that was [spawned](Self::spawn) says that it is ready.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready in time; with the end of its log.
+    pub async fn ready(&self, mut process: Process) -> Result<Service> {
+        let ready = wait::until(format!("{} to be ready", self.name), READY, async || {
+            if let Err(ended) = process.must_run() {
+                return Ok(Err(ended));
+            }
+            let text = fs::read(self.ready_file()).map_err(|error| format!("{error}; {}", process.log()))?;
+            serde_json::from_slice::<Value>(&text).map(Ok).map_err(|error| error.to_string())
+        })
+        .await??;
+        Ok(Service { process, ready })
+    }
+
     /// Sets a variable of the environment.
     #[must_use]
     pub fn var(mut self, name: &str, value: &str) -> Self {
@@ -127,16 +152,7 @@ impl Launch {
     /// # Errors
     /// When the binary is not built, ends, or is not ready in time; with the end of its log.
     pub async fn start(&self) -> Result<Service> {
-        let mut process = self.spawn()?;
-        let ready = wait::until(format!("{} to be ready", self.name), READY, async || {
-            if let Err(ended) = process.must_run() {
-                return Ok(Err(ended));
-            }
-            let text = fs::read(self.ready_file()).map_err(|error| format!("{error}; {}", process.log()))?;
-            serde_json::from_slice::<Value>(&text).map(Ok).map_err(|error| error.to_string())
-        })
-        .await??;
-        Ok(Service { process, ready })
+        self.ready(self.spawn()?).await
     }
 
     fn ready_file(&self) -> PathBuf {

@@ -10,7 +10,6 @@ use tallylight_crds::{Broadcast, LaneState, Reason};
 use tests::{
     http,
     receiver::{Receiver, Reply, Request},
-    wait,
 };
 
 use crate::stage::{SOON, Stage};
@@ -267,47 +266,6 @@ async fn two_operators_at_once_lose_nothing_and_keep_the_order() -> Result<()> {
     stage.node.session("show-0").await?;
     stage.receiver.wait_for(42, SOON).await?;
     Ok(())
-}
-
-#[tokio::test]
-async fn a_broadcasts_life_costs_few_writes_and_idleness_none() -> Result<()> {
-    let stage = Stage::new("writes", json!({})).await?;
-    stage.broadcast("show").await?;
-    let ready = |broadcast: &Broadcast| !broadcast.status_or_default().conditions.is_empty();
-    stage.tenant.until("show", "to have conditions", SOON, ready).await?;
-    let owner = stage.node.open("show").await?;
-    stage.receiver.wait_for(1, SOON).await?;
-    stage.node.end("show", owner, Reason::PublisherClosed).await?;
-    stage.tenant.settled("show", 2, SOON).await?;
-    let calls = || stage.tenant.plane.calls(&stage.tenant.namespace);
-    let is_of_life = |call: &tests::apiserver::Call| call.writes() && call.resource.starts_with("broadcasts");
-
-    // What follows the last acknowledgement comes at once.
-    let mut before = calls()?.len();
-    let quiet = Duration::from_secs(3);
-    let mut since = tokio::time::Instant::now();
-    wait::until("the operator to be quiet", SOON, async || {
-        let now = calls().map_err(|error| error.to_string())?.len();
-        if now != before {
-            (before, since) = (now, tokio::time::Instant::now());
-        }
-        if since.elapsed() >= quiet { Ok(()) } else { Err(format!("{now} calls")) }
-    })
-    .await?;
-    let writes: Vec<_> = calls()?.into_iter().filter(is_of_life).collect();
-    assert!(writes.len() <= 8, "{writes:#?}");
-    let refused: Vec<_> = calls()?.into_iter().filter(|call| call.status >= 400 && call.name == "show").collect();
-    assert!(refused.is_empty(), "{refused:#?}");
-
-    // Renewals of the leader's Lease aside.
-    let operators = |call: &tests::apiserver::Call| call.account == "tallylight-operator" && call.resource != "leases";
-    let before = calls()?.into_iter().filter(operators).count();
-    wait::throughout("nothing changes", Duration::from_secs(60), async || {
-        let now: Vec<_> = calls()?.into_iter().filter(operators).collect();
-        anyhow::ensure!(now.len() == before, "the operator asked for {:?}", now.last());
-        Ok(())
-    })
-    .await
 }
 
 #[tokio::test]

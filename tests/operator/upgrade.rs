@@ -5,10 +5,9 @@ use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
 };
 use ledger::{Claim, Committed, Input, Key, KubeStore, Owner, Store as _, commit};
 use serde_json::{Value, json};
@@ -22,7 +21,6 @@ use tests::{
     receiver::{Receiver, Reply},
     repository,
     service::{Launch, Service},
-    wait,
 };
 
 use crate::{chart::output, stage::SOON};
@@ -77,13 +75,7 @@ impl Stage {
 /// Puts another definition in the place of one that has no objects; gone first, so that no old one is served for a moment.
 async fn replace(admin: &Client, definition: &Value) -> Result<()> {
     let name = definition["metadata"]["name"].as_str().context("a definition without a name")?;
-    let definitions = Api::<CustomResourceDefinition>::all(admin.clone());
-    definitions.delete(name, &DeleteParams::default()).await?;
-    wait::until(format!("{name} to go"), SOON, async || match definitions.get_opt(name).await {
-        Ok(None) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await?;
+    install::remove_definition(admin, name).await?;
     install::apply(admin, "default", definition).await?;
     install::effective(admin, std::slice::from_ref(definition)).await
 }
