@@ -25,7 +25,7 @@ use crate::{
     secrets::Secrets,
 };
 
-mod key;
+pub(crate) mod key;
 pub(crate) mod observe;
 
 use observe::{Pool, StreamKey, Surroundings};
@@ -47,6 +47,7 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
     pub(crate) failures: Failures,
+    pub(crate) verified: key::Verified,
     pub(crate) windows: Mutex<Windows>,
     pub(crate) leadership: Leadership,
 }
@@ -122,6 +123,7 @@ impl Context {
     /// The Broadcast is gone.
     pub(crate) fn forget(&self, uid: &str) {
         self.failures.forget(uid);
+        self.verified.forget(uid);
         self.windows.lock().unwrap_or_else(PoisonError::into_inner).forget(uid);
     }
 }

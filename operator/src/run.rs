@@ -61,6 +61,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
         events: events.clone(),
         metrics: metrics.clone(),
         failures: broadcast::Failures::default(),
+        verified: broadcast::key::Verified::default(),
         windows: Mutex::default(),
         leadership: leadership.clone(),
     });

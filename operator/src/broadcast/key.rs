@@ -1,6 +1,12 @@
 //! Keeps `status.publish.keyVerifier` in step with the Secret that holds the stream key, so that media pods can check a
 //! publisher without the right to read Secrets.
 
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+    sync::{Mutex, PoisonError},
+};
+
 use argon2::{
     Algorithm, Argon2, Params, PasswordHash, PasswordHasher as _, PasswordVerifier as _, Version,
     password_hash::{SaltString, rand_core::OsRng},
@@ -10,6 +16,7 @@ use kube::ResourceExt as _;
 use ledger::{Key, Store as _};
 use serde_json::json;
 use tallylight_crds::{Broadcast, PublishStatus};
+use tokio::sync::Semaphore;
 
 use super::{Context, Error, observe::StreamKey};
 use crate::secrets;
@@ -17,6 +24,40 @@ use crate::secrets;
 /// OWASP's second choice for argon2id halves memory and keeps a guess dear: 12 MiB, 3 passes, about 15 ms.
 const MEMORY_KIB: u32 = 12 * 1024;
 const PASSES: u32 = 3;
+/// Verifiers that are made or checked at once: each takes a core and [`MEMORY_KIB`].
+const AT_ONCE: usize = 2;
+
+/// Which verifiers are known to be of which keys, so that looking at a Secret again costs next to nothing.
+pub(crate) struct Verified {
+    /// Of each Broadcast, by UID: a hash of the verifier and the key that it was checked with.
+    known: Mutex<HashMap<String, u64>>,
+    /// Drawn at the start of the process: the hashes tell nobody anything.
+    hasher: RandomState,
+    room: Semaphore,
+}
+
+impl Default for Verified {
+    fn default() -> Self {
+        Self { known: Mutex::default(), hasher: RandomState::new(), room: Semaphore::new(AT_ONCE) }
+    }
+}
+
+impl Verified {
+    /// The Broadcast is gone.
+    pub(super) fn forget(&self, uid: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    fn holds(&self, uid: &str, verifier: &str, key: &str) -> bool {
+        let hash = self.hasher.hash_one((verifier, key));
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(uid) == Some(&hash)
+    }
+
+    fn note(&self, uid: &str, verifier: &str, key: &str) {
+        let hash = self.hasher.hash_one((verifier, key));
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), hash);
+    }
+}
 
 /// Brings the verifier up to date, and says whether there is one.
 pub(super) async fn sync(broadcast: &Broadcast, context: &Context) -> Result<StreamKey, Error> {
@@ -30,15 +71,32 @@ pub(super) async fn sync(broadcast: &Broadcast, context: &Context) -> Result<Str
         Err(source) => return Err(Error::ReadKey { source }),
     };
     let known = broadcast.status.as_ref().and_then(|s| s.publish.as_ref()).and_then(|p| p.key_verifier.clone());
-    let verifier = tokio::task::spawn_blocking(move || {
-        let still_good = known.as_deref().is_some_and(|known| verifies(known, secret.expose()));
-        if still_good { None } else { verifier(secret.expose()) }
-    })
-    .await;
-    if let Ok(Some(verifier)) = verifier {
-        write(broadcast, verifier, context).await?;
+    let (uid, verified) = (broadcast.uid().unwrap_or_default(), &context.verified);
+    if known.as_deref().is_some_and(|known| verified.holds(&uid, known, secret.expose())) {
+        return Ok(StreamKey::Known);
+    }
+    let Ok(_place) = verified.room.acquire().await else { return Ok(StreamKey::Known) }; // it is never closed
+    let key = secret.clone();
+    let checked = tokio::task::spawn_blocking(move || match known {
+        Some(known) if verifies(&known, key.expose()) => Some(Checked::Good(known)),
+        _ => verifier(key.expose()).map(Checked::New),
+    });
+    match checked.await {
+        Ok(Some(Checked::Good(verifier))) => verified.note(&uid, &verifier, secret.expose()),
+        Ok(Some(Checked::New(verifier))) => {
+            write(broadcast, verifier.clone(), context).await?;
+            verified.note(&uid, &verifier, secret.expose());
+        }
+        Ok(None) | Err(_) => {}
     }
     Ok(StreamKey::Known)
+}
+
+/// The verifier of a key.
+enum Checked {
+    /// The one that the status has.
+    Good(String),
+    New(String),
 }
 
 async fn write(broadcast: &Broadcast, verifier: String, context: &Context) -> Result<(), Error> {
@@ -68,6 +126,19 @@ fn verifies(verifier: &str, key: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_checked_again_when_it_or_its_verifier_changes() {
+        let verified = Verified::default();
+        verified.note("u", "v1", "k1");
+
+        assert!(verified.holds("u", "v1", "k1"));
+        assert!(
+            !verified.holds("u", "v2", "k1") && !verified.holds("u", "v1", "k2") && !verified.holds("w", "v1", "k1")
+        );
+        verified.forget("u");
+        assert!(!verified.holds("u", "v1", "k1"));
+    }
 
     #[test]
     fn a_verifier_knows_its_key_and_no_other_and_fits_the_schema() {
