@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    health::{Health, Watch},
     nodes::{Change, Listed, NodeKey, Nodes},
     pool::loads::Loads,
     scope::{Place, Scope},
@@ -51,7 +52,7 @@ pub(crate) async fn run(
     nodes: SharedNodes,
     loads: Loads,
     changes: mpsc::Sender<Change>,
-    synced: impl Fn(&Place) + Send,
+    health: Health,
     cancel: CancellationToken,
 ) {
     let selector = watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={MEDIA_NODE_COMPONENT}"));
@@ -64,8 +65,10 @@ pub(crate) async fn run(
         let found = tokio::select! {
             () = cancel.cancelled() => return,
             Some((place, event)) = leases.next() => {
-                if matches!(event, Ok(Event::InitDone)) {
-                    synced(&place);
+                match &event {
+                    Ok(Event::InitDone) => health.synced(Watch::Leases, &place),
+                    Err(error) => health.failed(Watch::Leases, &place, error),
+                    Ok(_) => {}
                 }
                 on_lease(&nodes, &loads, &place, event)
             }

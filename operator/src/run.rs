@@ -19,7 +19,7 @@ use crate::{
     controllers::{self, Controllers, PoolFollowers, WAKE_UPS, Wake},
     default_pool, deliver,
     events::{Events, Reports},
-    health::{Health, Watch},
+    health::Health,
     leader::{self, Candidate, Leadership},
     metrics::Metrics,
     node_watch::{self, SharedNodes},
@@ -27,7 +27,7 @@ use crate::{
     pool_keys::PoolKeys,
     resolve::Pools,
     rest_api,
-    scope::{Place, Scope},
+    scope::Scope,
     secrets::Secrets,
 };
 
@@ -84,12 +84,8 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     controllers::watch_pools(pool_watches, &followers, &health, &cancel, &tasks);
     tasks.spawn(begin_to_lead(leadership.clone(), metrics.leading.clone(), wake.clone(), cancel.clone()));
     let changes = controllers::forward_changes(wake, wakes.clone(), metrics.clone(), &tasks);
-    let synced = {
-        let health = health.clone();
-        move |place: &Place| health.synced(Watch::Leases, place)
-    };
-    let (seen, noted) = (nodes.clone(), loads.clone());
-    tasks.spawn(node_watch::run(client.clone(), scope.clone(), seen, noted, changes, synced, cancel.clone()));
+    let (seen, noted, told) = (nodes.clone(), loads.clone(), health.clone());
+    tasks.spawn(node_watch::run(client.clone(), scope.clone(), seen, noted, changes, told, cancel.clone()));
     let controllers =
         Controllers { context: &context, dispatcher: &dispatcher, health: &health, pools: &wakes, cancel: &cancel };
     let broadcasts = controllers.start(&client, &scope, woken, &tasks);
