@@ -25,6 +25,7 @@ pub mod chunk;
 pub mod client;
 mod connection;
 mod error;
+pub mod flv;
 mod handshake;
 mod message;
 pub mod name;
