@@ -1,5 +1,7 @@
 //! Replays the committed fuzz corpus with the stable compiler, so that what fuzzing once found stays fixed.
 
+#[path = "../fuzz/mux_targets.rs"]
+mod mux_targets;
 #[path = "../fuzz/relay_targets.rs"]
 mod relay_targets;
 #[path = "../fuzz/rest_targets.rs"]
@@ -55,6 +57,22 @@ fn relay_streams_of_the_corpus_break_no_rule() {
     for (path, input) in corpus("relay_wire") {
         println!("{}", path.display());
         relay_targets::relay_wire(&input);
+    }
+}
+
+#[test]
+fn packets_of_the_corpus_break_no_rule_of_the_muxer() {
+    for (path, input) in corpus("mux_packets") {
+        println!("{}", path.display());
+        mux_targets::mux_packets(&input);
+    }
+}
+
+#[test]
+fn recordings_of_the_corpus_break_no_rule() {
+    for (path, input) in corpus("mux_recover") {
+        println!("{}", path.display());
+        mux_targets::mux_recover(&input);
     }
 }
 

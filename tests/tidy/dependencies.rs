@@ -14,9 +14,9 @@ use crate::{files, has_extension};
 const OUTSIDE: [&str; 5] = ["tokio", "kube", "hyper", "reqwest", "axum"];
 
 #[test]
-fn the_media_core_and_the_rtmp_codec_do_no_io() {
+fn what_decides_about_media_does_no_io() {
     let graph = Graph::read();
-    for crate_name in ["media-core", "rtmp"] {
+    for crate_name in ["media-core", "mux", "rtmp"] {
         let reached: Vec<_> = OUTSIDE.into_iter().filter(|outside| graph.reaches(crate_name, outside)).collect();
         assert!(
             reached.is_empty(),
@@ -28,7 +28,7 @@ fn the_media_core_and_the_rtmp_codec_do_no_io() {
 #[test]
 fn the_operator_has_no_media_code() {
     let graph = Graph::read();
-    for media in ["media-core", "rtmp", "tallylight-media-node"] {
+    for media in ["media-core", "mux", "rtmp", "tallylight-media-node"] {
         assert!(!graph.reaches("tallylight-operator", media), "the operator must not depend on {media}");
     }
 }

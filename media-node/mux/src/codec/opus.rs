@@ -1,0 +1,56 @@
+//! Opus (RFC 7845 §5.1, RFC 6716 §3.1; Encapsulation of Opus in ISO Base Media File Format §4.3.2).
+
+use bytes::Bytes;
+use mp4_atom::{Dops, OpusChannelMapping};
+
+use super::{Codec, Config, Format, Unsupported, invalid, sound};
+
+const SAMPLE_RATE: u32 = 48_000;
+
+pub(super) fn config(record: &Bytes) -> Result<Config, Unsupported> {
+    let dops = dops(record).ok_or_else(|| invalid(Codec::Opus, &"it is no OpusHead"))?;
+    let channels = u16::from(dops.output_channel_count);
+    let format = Format::Audio { sample_rate: SAMPLE_RATE, channels, frame: 960 };
+    let entry = mp4_atom::Opus { audio: sound(channels, SAMPLE_RATE), dops, btrt: None };
+    Config::new(Codec::Opus, format, "opus".to_owned(), record.clone(), entry.into())
+}
+
+/// Of an OpusHead: the same fields, but for their byte order.
+fn dops(record: &[u8]) -> Option<Dops> {
+    let (head, table) = record.strip_prefix(b"OpusHead")?.split_first_chunk()?;
+    let [_version, channels, skip0, skip1, rate0, rate1, rate2, rate3, gain0, gain1, family] = *head;
+    let channel_mapping = match (family, table) {
+        (0, _) => None,
+        (family, &[stream_count, coupled_count, ref mapping @ ..]) => Some(OpusChannelMapping {
+            family,
+            stream_count,
+            coupled_count,
+            channel_mapping: mapping.get(..usize::from(channels))?.to_vec(),
+        }),
+        _ => return None,
+    };
+    (channels > 0).then_some(Dops {
+        output_channel_count: channels,
+        pre_skip: u16::from_le_bytes([skip0, skip1]),
+        input_sample_rate: u32::from_le_bytes([rate0, rate1, rate2, rate3]),
+        output_gain: i16::from_le_bytes([gain0, gain1]),
+        channel_mapping,
+    })
+}
+
+/// Samples in a packet, at 48 kHz: at most 120 ms.
+pub(super) fn samples(packet: &[u8]) -> Option<u32> {
+    let toc = *packet.first()?;
+    let frame = match toc >> 3 {
+        config @ 0..=11 => [480, 960, 1920, 2880].get(usize::from(config % 4)).copied()?,
+        config @ 12..=15 => [480, 960].get(usize::from(config % 2)).copied()?,
+        config => [120, 240, 480, 960].get(usize::from(config % 4)).copied()?,
+    };
+    let frames = match toc & 3 {
+        0 => 1,
+        1 | 2 => 2,
+        _ => u32::from(packet.get(1)? & 0x3F),
+    };
+    let samples = frame * frames;
+    (1..=5_760).contains(&samples).then_some(samples)
+}
