@@ -7,6 +7,7 @@ mod hooks;
 mod load;
 mod machine;
 mod media;
+mod muxing;
 mod operator_memory;
 mod relay;
 mod scale;
@@ -17,7 +18,7 @@ use std::env;
 
 use anyhow::{Result, bail};
 
-const PARTS: [&str; 8] = ["ingest", "play", "memory", "hooks", "api", "relay", "operator", "scale"];
+const PARTS: [&str; 9] = ["ingest", "play", "memory", "mux", "hooks", "api", "relay", "operator", "scale"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -34,6 +35,7 @@ async fn main() -> Result<()> {
             "ingest" => media::ingest().await?,
             "play" => media::play().await?,
             "memory" => media::memory().await?,
+            "mux" => muxing::measure()?,
             "hooks" => hooks::measure().await?,
             "api" => api::measure().await?,
             "relay" => relay::measure().await?,
