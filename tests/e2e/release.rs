@@ -55,6 +55,8 @@ impl Release {
         release.kubectl(&["create", "secret", "generic", "rest", &token]).await?;
         release.helm("install", &[]).await?;
         release.kubectl(&["rollout", "status", "deployment/tallylight-operator", "--timeout=60s"]).await?;
+        // the operator that leads makes it
+        release.kubectl(&["wait", "--for=create", "mediapool/live", "--timeout=60s"]).await?;
         release.kubectl(&["wait", "--for=condition=Ready", "mediapool/live", "--timeout=60s"]).await?;
         release.media_nodes(2).await?;
         release.ready_after = begin.elapsed();
