@@ -9,82 +9,59 @@ mod rest_targets;
 #[path = "../fuzz/rtmp_targets.rs"]
 mod rtmp_targets;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{fs, panic, path::Path};
 
 #[test]
 fn rtmp_chunks_of_the_corpus_break_no_rule() {
-    for (path, input) in corpus("rtmp_chunk") {
-        println!("{}", path.display());
-        rtmp_targets::rtmp_chunk(&input);
-    }
+    replay("rtmp_chunk", rtmp_targets::rtmp_chunk);
 }
 
 #[test]
 fn rtmp_handshakes_of_the_corpus_break_no_rule() {
-    for (path, input) in corpus("rtmp_handshake") {
-        println!("{}", path.display());
-        rtmp_targets::rtmp_handshake(&input);
-    }
+    replay("rtmp_handshake", rtmp_targets::rtmp_handshake);
 }
 
 #[test]
 fn amf0_values_of_the_corpus_break_no_rule() {
-    for (path, input) in corpus("rtmp_amf0") {
-        println!("{}", path.display());
-        rtmp_targets::rtmp_amf0(&input);
-    }
+    replay("rtmp_amf0", rtmp_targets::rtmp_amf0);
 }
 
 #[test]
 fn flv_tags_of_the_corpus_break_no_rule() {
-    for (path, input) in corpus("flv_tag") {
-        println!("{}", path.display());
-        rtmp_targets::flv_tag(&input);
-    }
+    replay("flv_tag", rtmp_targets::flv_tag);
 }
 
 #[test]
 fn rest_requests_of_the_corpus_break_no_rule() {
-    for (path, input) in corpus("rest_json") {
-        println!("{}", path.display());
-        rest_targets::rest_json(&input);
-    }
+    replay("rest_json", rest_targets::rest_json);
 }
 
 #[test]
 fn relay_streams_of_the_corpus_break_no_rule() {
-    for (path, input) in corpus("relay_wire") {
-        println!("{}", path.display());
-        relay_targets::relay_wire(&input);
-    }
+    replay("relay_wire", relay_targets::relay_wire);
 }
 
 #[test]
 fn packets_of_the_corpus_break_no_rule_of_the_muxer() {
-    for (path, input) in corpus("mux_packets") {
-        println!("{}", path.display());
-        mux_targets::mux_packets(&input);
-    }
+    replay("mux_packets", mux_targets::mux_packets);
 }
 
 #[test]
 fn recordings_of_the_corpus_break_no_rule() {
-    for (path, input) in corpus("mux_recover") {
-        println!("{}", path.display());
-        mux_targets::mux_recover(&input);
-    }
+    replay("mux_recover", mux_targets::mux_recover);
 }
 
-/// The committed inputs of a target; the tests print the path of each, which shows when one fails.
-fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+/// Gives a target each of its committed inputs, and names the one that fails.
+fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut inputs: Vec<_> = fs::read_dir(&folder)
         .expect("the target has a corpus")
         .map(|entry| entry.expect("the corpus can be listed").path())
-        .map(|path| (path.clone(), fs::read(path).expect("the corpus can be read")))
         .collect();
     inputs.sort();
     assert!(!inputs.is_empty(), "{} is empty", folder.display());
-    inputs
+    for path in inputs {
+        let input = fs::read(&path).expect("the corpus can be read");
+        assert!(panic::catch_unwind(|| run(&input)).is_ok(), "{} breaks a rule", path.display());
+    }
 }

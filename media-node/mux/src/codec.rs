@@ -137,11 +137,18 @@ pub(crate) fn video(codec: VideoCodec, record: &Bytes, keyframe: Option<&[u8]>) 
     if record.is_empty() {
         return Ok(None);
     }
+    video_reader(codec)?(record, keyframe)
+}
+
+/// Reads a sequence header and, if there is one, a keyframe.
+type VideoReader = fn(&Bytes, Option<&[u8]>) -> Result<Option<Config>, Unsupported>;
+
+fn video_reader(codec: VideoCodec) -> Result<VideoReader, Unsupported> {
     match codec {
-        VideoCodec::Avc => avc::config(record).map(Some),
-        VideoCodec::Hevc => hevc::config(record).map(Some),
-        VideoCodec::Av1 => av1::config(record, keyframe),
-        VideoCodec::Vp9 => vp9::config(record, keyframe),
+        VideoCodec::Avc => Ok(|record, _| avc::config(record).map(Some)),
+        VideoCodec::Hevc => Ok(|record, _| hevc::config(record).map(Some)),
+        VideoCodec::Av1 => Ok(av1::config),
+        VideoCodec::Vp9 => Ok(vp9::config),
         VideoCodec::Vvc | VideoCodec::Vp8 | VideoCodec::Legacy(_) | VideoCodec::Other(_) => {
             Err(Unsupported::Codec { codec: video_name(codec) })
         }
@@ -158,9 +165,16 @@ pub(crate) fn audio(codec: AudioCodec, record: &Bytes) -> Result<Option<Config>,
     if record.is_empty() {
         return Ok(None);
     }
+    audio_reader(codec)?(record).map(Some)
+}
+
+/// Reads a sequence header.
+type AudioReader = fn(&Bytes) -> Result<Config, Unsupported>;
+
+fn audio_reader(codec: AudioCodec) -> Result<AudioReader, Unsupported> {
     match codec {
-        AudioCodec::Aac => aac::config(record).map(Some),
-        AudioCodec::Opus => opus::config(record).map(Some),
+        AudioCodec::Aac => Ok(aac::config),
+        AudioCodec::Opus => Ok(opus::config),
         AudioCodec::Mp3
         | AudioCodec::Flac
         | AudioCodec::Ac3
@@ -172,25 +186,12 @@ pub(crate) fn audio(codec: AudioCodec, record: &Bytes) -> Result<Option<Config>,
 
 /// The codec's name if it cannot be put into MP4 here.
 pub(crate) fn unsupported_video(codec: VideoCodec) -> Option<Unsupported> {
-    match codec {
-        VideoCodec::Avc | VideoCodec::Hevc | VideoCodec::Av1 | VideoCodec::Vp9 => None,
-        VideoCodec::Vvc | VideoCodec::Vp8 | VideoCodec::Legacy(_) | VideoCodec::Other(_) => {
-            Some(Unsupported::Codec { codec: video_name(codec) })
-        }
-    }
+    video_reader(codec).err()
 }
 
 /// As [`unsupported_video`].
 pub(crate) fn unsupported_audio(codec: AudioCodec) -> Option<Unsupported> {
-    match codec {
-        AudioCodec::Aac | AudioCodec::Opus => None,
-        AudioCodec::Mp3
-        | AudioCodec::Flac
-        | AudioCodec::Ac3
-        | AudioCodec::Eac3
-        | AudioCodec::Legacy(_)
-        | AudioCodec::Other(_) => Some(Unsupported::Codec { codec: audio_name(codec) }),
-    }
+    audio_reader(codec).err()
 }
 
 /// Length of an Opus packet in samples of 48 kHz; `None` for one that is not valid.
