@@ -4,9 +4,13 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mux::Policy;
 use rest::Upstream;
 
-use crate::config;
+use crate::{
+    config,
+    packager::{self, Begin},
+};
 
 /// Folder of a node that is told no other.
 pub const DEFAULT_DATA_DIR: &str = "./tallylight-data";
@@ -61,6 +65,22 @@ pub struct NodeArgs {
     /// PEM file with the certificate's private key
     #[arg(long, env = "TALLYLIGHT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Whether streams are played over HLS, and when they are prepared for it: when somebody asks, or as long as they are
+    /// published
+    #[arg(long, env = "TALLYLIGHT_HLS", value_name = "MODE", default_value = "OnDemand")]
+    pub hls: Hls,
+    /// Length of the parts that LL-HLS players get, and about a third of what they are behind the publisher
+    #[arg(long, env = "TALLYLIGHT_HLS_PART_MILLISECONDS", value_name = "MILLISECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u16).range(200..=500))]
+    pub hls_part_milliseconds: u16,
+    /// A segment ends with the first keyframe after this long, and without one after twice as long
+    #[arg(long, env = "TALLYLIGHT_HLS_SEGMENT_SECONDS", value_name = "SECONDS", default_value_t = 2,
+          value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub hls_segment_seconds: u8,
+    /// How far back HLS viewers may seek. It is held in memory, up to 512 MiB a stream; less than eight segments counts as eight
+    #[arg(long, env = "TALLYLIGHT_HLS_WINDOW_SECONDS", value_name = "SECONDS", default_value_t = 16,
+          value_parser = clap::value_parser!(u16).range(4..=3_600))]
+    pub hls_window_seconds: u16,
     /// A publisher that sends no media for this long is ended with the reason PublisherTimeout
     #[arg(long, env = "TALLYLIGHT_PUBLISHER_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 20,
           value_parser = clap::value_parser!(u32).range(1..=3_600))]
@@ -182,6 +202,15 @@ pub struct CheckArgs {
     pub timeout_seconds: u32,
 }
 
+/// Playback over HLS, in the words of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum Hls {
+    Off,
+    OnDemand,
+    Always,
+}
+
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -229,6 +258,22 @@ impl NodeArgs {
     #[must_use]
     pub fn reconnect_window(&self) -> Duration {
         Duration::from_secs(self.reconnect_window_seconds.into())
+    }
+
+    /// How streams are muxed.
+    #[must_use]
+    pub fn packaging(&self) -> packager::Settings {
+        let segment = Duration::from_secs(self.hls_segment_seconds.into());
+        let part = Duration::from_millis(self.hls_part_milliseconds.into());
+        packager::Settings {
+            begin: match self.hls {
+                Hls::Always => Begin::AtPublish,
+                // a recorder wants it all the same
+                Hls::Off | Hls::OnDemand => Begin::OnDemand,
+            },
+            policy: Policy::new(part, segment, segment * 2).expect("the ranges of the flags are within the policy's"),
+            window: Duration::from_secs(self.hls_window_seconds.into()),
+        }
     }
 
     /// [`drain_seconds`](Self::drain_seconds) as a duration.

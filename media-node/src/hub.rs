@@ -38,6 +38,8 @@ pub struct Stream {
     more: Notify,
     /// Whether they come from a publisher of this node.
     published: AtomicBool,
+    /// Whether that publisher is awaited when it has left.
+    parked: AtomicBool,
     viewers: AtomicUsize,
     /// A viewer has left.
     left: Notify,
@@ -136,6 +138,11 @@ impl Place {
         &self.stream
     }
 
+    /// Says that the publisher, who leaves, is awaited.
+    pub(crate) fn park(&self) {
+        self.stream.parked.store(true, Ordering::Release);
+    }
+
     /// Gives the place back, but leaves the stream to its viewers: somebody else feeds it from now on.
     pub(crate) fn hand_over(mut self) {
         self.handed_over = true;
@@ -170,6 +177,7 @@ impl Stream {
             fanout: fanout::Fanout::new(fanout::Limits::default()),
             more: Notify::new(),
             published: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
             viewers: AtomicUsize::new(0),
             left: Notify::new(),
         }
@@ -178,6 +186,11 @@ impl Stream {
     /// Whether its packets come from a publisher of this node, and no longer do once that has left.
     pub(crate) fn is_published(&self) -> bool {
         self.published.load(Ordering::Acquire)
+    }
+
+    /// Whether the publisher of this node has left, and is awaited.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::Acquire)
     }
 
     /// Reads it without being a viewer.

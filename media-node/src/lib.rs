@@ -17,6 +17,7 @@ pub mod listener;
 mod load;
 pub mod metrics;
 mod own_sessions;
+pub mod packager;
 pub mod playback;
 pub mod relay;
 mod rest_forward;

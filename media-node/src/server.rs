@@ -22,6 +22,7 @@ use crate::{
     hub::Hub,
     listener::{self, Pending},
     metrics::{Metrics, Protocol},
+    packager::Packagers,
     relay::Relays,
     tls::Certificate,
 };
@@ -34,6 +35,8 @@ pub struct Node<S> {
     pub hub: Hub,
     pub metrics: Metrics,
     pub pending: Pending,
+    /// Muxings of the streams that are published here.
+    pub packagers: Packagers,
     /// Streams of other nodes; none without a relay.
     pub relays: Option<Relays<S>>,
     pub publisher_timeout: Duration,
@@ -44,8 +47,9 @@ pub struct Node<S> {
 }
 
 impl<S: Store> Node<S> {
-    /// Puts a node together.
+    /// Puts a node together. What it does for streams are tasks of `tasks`, until it shuts down.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "the parts of a node: each is another thing")]
     pub fn new(
         store: S,
         namespace: String,
@@ -54,18 +58,21 @@ impl<S: Store> Node<S> {
         metrics: Metrics,
         args: &NodeArgs,
         shutdown: CancellationToken,
+        tasks: &TaskTracker,
     ) -> Self {
         let hub = Hub::default();
         let admission = Admission::new(store, namespace, apps, hub.clone(), claims.clone(), metrics.clone());
         let publisher_timeout = args.publisher_timeout();
         // a node that shuts down drains
         let draining = shutdown.child_token();
+        let packagers = Packagers::new(hub.clone(), args.packaging(), tasks.clone(), shutdown.clone());
         Self {
             admission,
             claims,
             hub,
             metrics,
             pending: Pending::default(),
+            packagers,
             relays: None,
             publisher_timeout,
             draining,

@@ -93,8 +93,16 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     for (listener, routes) in http_servers(http, public_http, http::routes(registry, readiness.clone()), rest) {
         background.spawn(http::serve(listener, routes, end.clone()));
     }
-    let mut node =
-        Node::new(store.clone(), NAMESPACE.to_owned(), apps, claims.clone(), metrics, &args.node, shutdown.clone());
+    let mut node = Node::new(
+        store.clone(),
+        NAMESPACE.to_owned(),
+        apps,
+        claims.clone(),
+        metrics,
+        &args.node,
+        shutdown.clone(),
+        &connections,
+    );
     let place = relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     relay::serve_alone(&mut node, place, relay_metrics, &connections);
     media.serve(&Arc::new(node), &connections);

@@ -241,17 +241,24 @@ impl Switch {
 }
 
 impl Muxer {
-    /// Makes a muxer for one broadcast.
+    /// Makes a muxer for one broadcast, whose numbers count from 0.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
+        Self::numbered(policy, 0)
+    }
+
+    /// Makes a muxer whose inits and segments count from `first`: what follows another output of the broadcast must not take
+    /// its numbers again.
+    #[must_use]
+    pub fn numbered(policy: Policy, first: u32) -> Self {
         Self {
             policy,
             demuxer: Demuxer::default(),
             video: Slot::default(),
             audio: Slot::default(),
             state: State::Waiting(Waiting::default()),
-            inits: 0,
-            numbers: Numbers::default(),
+            inits: first,
+            numbers: Numbers::from(first),
             skipped: Skipped::default(),
         }
     }

@@ -20,6 +20,10 @@ use crate::{Event, Fragment, Init, Part, Policy, Segment};
 /// (RFC 8216bis §6.2.2: no less than three).
 const LEAST_SEGMENTS: u32 = 4;
 
+/// A window holds no more than this, beyond the segments that it must list: 10 minutes at 7 Mbit/s. Of a longer window, or a
+/// publisher that sends more than anybody plays, the oldest go.
+const MAX_BYTES: u64 = 512 << 20;
+
 /// The media of one playlist.
 #[derive(Debug)]
 pub struct Window {
@@ -29,6 +33,8 @@ pub struct Window {
     /// Parts of the segment that is not complete.
     open: Option<Listed>,
     next: u64,
+    /// Of all segments.
+    bytes: u64,
     init: Option<Arc<Init>>,
     break_before_next: bool,
     /// Discontinuities that have left the window.
@@ -85,15 +91,23 @@ impl Window {
     /// four.
     #[must_use]
     pub fn new(policy: Policy, length: Duration) -> Self {
+        Self::numbered(policy, length, 0)
+    }
+
+    /// Makes an empty window of a muxer whose numbers count from `first`. Discontinuities count from there too: they are fewer
+    /// than segments.
+    #[must_use]
+    pub fn numbered(policy: Policy, length: Duration, first: u32) -> Self {
         Self {
             policy,
             length: length.max(policy.max_segment() * LEAST_SEGMENTS),
             segments: VecDeque::new(),
             open: None,
-            next: 0,
+            next: first.into(),
+            bytes: 0,
             init: None,
             break_before_next: false,
-            discontinuities: 0,
+            discontinuities: first.into(),
             clock: None,
             longest_part: Duration::ZERO,
             ended: false,
@@ -121,6 +135,18 @@ impl Window {
                 Event::Unsupported(_) => {}
             }
         }
+    }
+
+    /// The number of the segment that is open, or comes next.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// How much of the stream it lists when it has been on air for long.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.length
     }
 
     /// Says that nothing follows.
@@ -203,7 +229,7 @@ impl Window {
 
     /// What comes next does not go on with what there is.
     fn break_off(&mut self) {
-        self.break_before_next = self.next > 0;
+        self.break_before_next = !(self.segments.is_empty() && self.open.is_none());
         self.clock = None;
     }
 
@@ -226,6 +252,7 @@ impl Window {
     fn close(&mut self, segment: Segment) {
         let Some(mut open) = self.open.take() else { return };
         open.segment = Some(segment);
+        self.bytes = self.bytes.saturating_add(segment.bytes);
         self.segments.push_back(open);
         self.next = segment.number.saturating_add(1);
         let Bandwidth { peak, bytes, duration, frames } = &mut self.bandwidth;
@@ -241,11 +268,13 @@ impl Window {
         let mut length: Duration = self.segments.iter().filter_map(Listed::duration).sum();
         while let Some(oldest) = self.segments.front().and_then(Listed::duration) {
             length = length.saturating_sub(oldest);
-            if length < self.length {
+            let least = self.policy.max_segment() * LEAST_SEGMENTS;
+            if length < least || length < self.length && self.bytes <= MAX_BYTES {
                 return;
             }
-            let gone = self.segments.pop_front();
-            self.discontinuities += u64::from(gone.is_some_and(|gone| gone.breaks));
+            let Some(gone) = self.segments.pop_front() else { return };
+            self.bytes -= gone.segment.map_or(0, |segment| segment.bytes);
+            self.discontinuities += u64::from(gone.breaks);
         }
     }
 

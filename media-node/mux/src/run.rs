@@ -34,10 +34,17 @@ const MAX_SEGMENT_BYTES: u64 = 64 << 20;
 const MAX_SEGMENT_PARTS: u32 = 256;
 
 /// What goes on from one output to the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Numbers {
     segment: u64,
     fragment: u32,
+}
+
+impl Numbers {
+    /// Segments count from `first`.
+    pub(crate) fn from(first: u32) -> Self {
+        Self { segment: first.into(), fragment: 0 }
+    }
 }
 
 /// See the module.

@@ -74,6 +74,7 @@ pub async fn publish<S: Store, I: Io>(
             connection.session().accept();
             connection.expect_media();
             let _counted = node.metrics.connection(ConnectionState::Publishing, connection.protocol);
+            node.packagers.published(admitted.place.name());
             Publisher::new(connection, admitted, node).run().await
         }
         Err(reason) => {
@@ -396,6 +397,9 @@ impl<I: Io, S: Store> Publisher<I, S> {
 
     async fn finish(self) -> Option<Connection<I>> {
         let Self { mut connection, place, in_due_form, relays, farewell, claims, broadcast, .. } = self;
+        if farewell == Farewell::Parked {
+            place.park();
+        }
         match relays.filter(|_| farewell == Farewell::Parked) {
             Some(relays) => relays.adopt(place),
             // viewers see the end now, not after the farewell
