@@ -47,12 +47,15 @@ pub struct NodeArgs {
     #[arg(long, env = "TALLYLIGHT_APP", value_name = "NAME", default_value = tallylight_crds::DEFAULT_APP,
           value_parser = app)]
     pub app: String,
-    /// Where health and metrics are served, and standalone without --public-http-address REST too; port 0 takes a free one
+    /// Where health and metrics are served, and standalone without --public-http-address REST and HLS too; port 0 takes a free one
     #[arg(long, env = "TALLYLIGHT_HTTP_ADDRESS", value_name = "IP:PORT", default_value = "127.0.0.1:5080")]
     pub http_address: SocketAddr,
-    /// Where REST is served to users, and nothing else
+    /// Where REST and HLS are served to users, and nothing else; over HTTP/1.1 and HTTP/2
     #[arg(long, env = "TALLYLIGHT_PUBLIC_HTTP_ADDRESS", value_name = "IP:PORT")]
     pub public_http_address: Option<SocketAddr>,
+    /// Where the same is served over TLS; needs --tls-cert and --tls-key
+    #[arg(long, env = "TALLYLIGHT_PUBLIC_HTTPS_ADDRESS", value_name = "IP:PORT", requires_all = ["tls_cert", "tls_key"])]
+    pub public_https_address: Option<SocketAddr>,
     /// Where RTMP is served
     #[arg(long, env = "TALLYLIGHT_RTMP_ADDRESS", value_name = "IP:PORT", default_value = "0.0.0.0:1935")]
     pub rtmp_address: SocketAddr,
@@ -258,6 +261,12 @@ impl NodeArgs {
     #[must_use]
     pub fn reconnect_window(&self) -> Duration {
         Duration::from_secs(self.reconnect_window_seconds.into())
+    }
+
+    /// Whether streams are played over HLS.
+    #[must_use]
+    pub fn hls_is_on(&self) -> bool {
+        self.hls != Hls::Off
     }
 
     /// How streams are muxed.

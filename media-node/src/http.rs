@@ -32,6 +32,11 @@ use tracing::debug;
 
 use crate::listener;
 
+mod stall;
+mod users;
+
+pub(crate) use users::serve as serve_users;
+
 /// Connections of one listener at once: those of balancers, scrapers and probes, and of users who ask by themselves. More wait
 /// in the kernel until one ends.
 const MAX_CONNECTIONS: usize = 512;
@@ -77,13 +82,28 @@ async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
 
 /// Serves until the token is cancelled, and then until the requests under way are answered.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, until: CancellationToken) {
-    let (room, connections) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), TaskTracker::new());
+    accept(listener, MAX_CONNECTIONS, &until, |socket, peer| {
+        serve_connection(socket, peer, routes.clone(), until.clone())
+    })
+    .await;
+}
+
+/// Accepts until the token is cancelled, no more than `most` at once, and then waits for those that are there.
+async fn accept<F>(
+    listener: TcpListener,
+    most: usize,
+    until: &CancellationToken,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (room, connections) = (Arc::new(Semaphore::new(most)), TaskTracker::new());
     let next = async || {
         let place = Arc::clone(&room).acquire_owned().await;
         (place, listener::accept(&listener).await)
     };
     while let Some((place, (socket, peer))) = until.run_until_cancelled(next()).await {
-        let connection = serve_connection(socket, peer, routes.clone(), until.clone());
+        let connection = serve(socket, peer);
         connections.spawn(async move {
             connection.await;
             drop(place);

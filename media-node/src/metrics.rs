@@ -52,6 +52,7 @@ pub enum ConnectionState {
 pub enum Protocol {
     Rtmp,
     Rtmps,
+    Hls,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -190,7 +191,7 @@ impl Metrics {
         );
         r.register("sessions_open", "Sessions on air", self.sessions_open.clone());
         r.register("publishers", "Connections that publish", self.publishers.clone());
-        r.register("viewers", "Connections that play", self.viewers.clone());
+        r.register("viewers", "Connections that play, and players over HLS", self.viewers.clone());
         r.register("connections", "Connections by what they are at", self.connections.clone());
         r.register("connections_accepted", "Connections that were accepted", self.connections_accepted.clone());
         r.register("refusals", "Publishers, players and connections that were refused or cut", self.refusals.clone());
@@ -233,6 +234,14 @@ impl Metrics {
         Counted(gauges)
     }
 
+    /// Counts a viewer that has no connection of its own, until the guard is dropped.
+    #[must_use]
+    pub fn viewer(&self, protocol: Protocol) -> Counted {
+        let gauge = self.viewers.get_or_create(&ProtocolLabel { protocol }).clone();
+        gauge.inc();
+        Counted(vec![gauge])
+    }
+
     /// The counter of bytes of one direction, to be kept by a connection.
     #[must_use]
     pub fn bytes(&self, protocol: Protocol, direction: Direction) -> Counter<u64, AtomicU64> {
@@ -242,7 +251,10 @@ impl Metrics {
     /// Bytes sent to viewers so far.
     #[must_use]
     pub fn bytes_out(&self) -> u64 {
-        [Protocol::Rtmp, Protocol::Rtmps].map(|protocol| self.bytes(protocol, Direction::Out).get()).iter().sum()
+        [Protocol::Rtmp, Protocol::Rtmps, Protocol::Hls]
+            .map(|protocol| self.bytes(protocol, Direction::Out).get())
+            .iter()
+            .sum()
     }
 
     /// Sessions on air here.

@@ -11,7 +11,10 @@ use std::{
 
 use jiff::Timestamp;
 use media_core::fanout::{Batch, Item, Read, Subscriber};
-use mux::{Event, Init, Muxer, Policy, playlist::Window};
+use mux::{
+    Event, Init, Muxer, Policy,
+    playlist::{Delta, Window, multivariant},
+};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -22,9 +25,12 @@ use tracing::{debug, info, warn};
 use crate::hub::{Hub, Name, Stream};
 
 mod follower;
+mod text;
 
 use follower::Queue;
 pub use follower::{Fed, Follower};
+pub(crate) use text::Text;
+use text::Texts;
 
 /// How long a muxing goes on that nobody asks for any more: a page that is loaded anew finds its playlist there.
 const IDLE: Duration = Duration::from_secs(60);
@@ -70,6 +76,8 @@ struct Inner {
 #[derive(Debug)]
 pub struct Packaged {
     name: Name,
+    /// What its numbers begin with.
+    first: u32,
     output: Mutex<Output>,
     /// Counts what was added to the output.
     version: watch::Sender<u64>,
@@ -84,6 +92,7 @@ struct Output {
     state: State,
     init: Option<Arc<Init>>,
     followers: Vec<Arc<Queue>>,
+    texts: Texts,
     last_asked: Instant,
 }
 
@@ -122,7 +131,7 @@ impl Packagers {
         all.insert(name.clone(), Arc::clone(&packaged));
         drop(all);
         let (packagers, muxed) = (self.clone(), Arc::clone(&packaged));
-        let muxer = Muxer::numbered(self.0.settings.policy, packaged.first_number());
+        let muxer = Muxer::numbered(self.0.settings.policy, packaged.first);
         self.0.tasks.spawn(async move { packagers.run(&muxed, muxer, stream, packets).await });
         Some(packaged)
     }
@@ -314,9 +323,10 @@ impl Packaged {
             state: State::Flowing,
             init: None,
             followers: Vec::new(),
+            texts: Texts::default(),
             last_asked: Instant::now(),
         };
-        Self { name, output: Mutex::new(output), version: watch::Sender::new(0), news: Notify::new() }
+        Self { name, first, output: Mutex::new(output), version: watch::Sender::new(0), news: Notify::new() }
     }
 
     /// Follows the muxing for a recorder: from its very begin when it has not begun, else from the next independent segment on;
@@ -339,11 +349,25 @@ impl Packaged {
         self.output().state
     }
 
-    /// Looks at what is in the window, and at how many changes it has seen.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&Window, u64) -> T) -> T {
-        let output = self.output();
+    /// Looks at what is in the window.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Window) -> T) -> T {
+        look(&self.output().window)
+    }
+
+    /// The playlist as it is now.
+    pub(crate) fn text(&self, delta: Delta) -> Arc<Text> {
+        let output = &mut *self.output();
         // what is added is counted under the lock
-        look(&output.window, *self.version.borrow())
+        let version = *self.version.borrow();
+        output.texts.of(&output.window, delta, self.first, version)
+    }
+
+    /// The multivariant playlist, with the media playlist at `uri`; `None` before there is a whole segment.
+    pub(crate) fn multivariant(&self, uri: &str) -> Option<Arc<Text>> {
+        let output = self.output();
+        let variant = output.window.variant(uri.to_owned())?;
+        let tag = format!("{}-{}-m", self.first, *self.version.borrow());
+        Some(Text::new(multivariant(&[variant]), tag, output.window.is_ended()))
     }
 
     /// Is told of each change.
@@ -356,10 +380,6 @@ impl Packaged {
             State::Flowing | State::Parked => true,
             State::Ended | State::GivenUp => false,
         }
-    }
-
-    fn first_number(&self) -> u32 {
-        u32::try_from(self.output().window.next()).unwrap_or(u32::MAX)
     }
 
     /// Adds what comes of `work` on the muxer.

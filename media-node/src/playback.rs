@@ -1,3 +1,4 @@
 //! Protocol sides that serve viewers.
 
+pub(crate) mod hls;
 pub mod rtmp;

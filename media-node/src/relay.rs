@@ -28,6 +28,7 @@ use crate::{
     hub::{self, Hub, Name, Stream, Viewer},
     listener,
     metrics::RefusalReason,
+    packager::Packagers,
     server::Node,
 };
 
@@ -157,6 +158,7 @@ struct Inner<S> {
     /// None on a node that has no others.
     key: Option<Arc<PoolKey>>,
     hub: Hub,
+    packagers: Packagers,
     apps: Apps,
     metrics: Metrics,
     shutdown: CancellationToken,
@@ -187,6 +189,7 @@ impl<S: Store> Relays<S> {
             place,
             key,
             hub: node.hub.clone(),
+            packagers: node.packagers.clone(),
             apps: node.admission.apps().clone(),
             metrics,
             shutdown: node.shutdown.clone(),
@@ -194,7 +197,9 @@ impl<S: Store> Relays<S> {
             relayed: Mutex::default(),
             look_ups: Semaphore::new(MAX_LOOK_UPS),
         };
-        Self(Arc::new(inner))
+        let relays = Self(Arc::new(inner));
+        tasks.spawn(relays.clone().watch_parked());
+        relays
     }
 
     /// Takes over the viewers of a publisher that left and is awaited: they get the stream from wherever it goes on. Without

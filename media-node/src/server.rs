@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use axum::Router;
 use ledger::Store;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -19,6 +20,7 @@ use crate::{
     admission::{Admission, Apps},
     claim::Claims,
     cli::NodeArgs,
+    http,
     hub::Hub,
     listener::{self, Pending},
     metrics::{Metrics, Protocol},
@@ -85,8 +87,9 @@ impl<S: Store> Node<S> {
 #[derive(Debug)]
 pub struct Sockets {
     pub(crate) http: TcpListener,
-    /// HTTP for users, where it is not to be served beside health and metrics.
-    pub(crate) public_http: Option<TcpListener>,
+    /// HTTP for users; without TLS only where it is not to be served beside health and metrics.
+    pub(crate) users: UserSockets,
+    pub(crate) certificate: Option<Certificate>,
     pub(crate) media: MediaSockets,
 }
 
@@ -94,7 +97,7 @@ pub struct Sockets {
 #[derive(Debug)]
 pub struct MediaSockets {
     rtmp: TcpListener,
-    rtmps: Option<(TcpListener, Certificate)>,
+    rtmps: Option<TcpListener>,
 }
 
 /// Where a node is served, as in the ready file.
@@ -104,6 +107,8 @@ pub struct Addresses {
     pub http: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_http: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_https: Option<SocketAddr>,
     pub rtmp: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtmps: Option<SocketAddr>,
@@ -127,14 +132,16 @@ impl Sockets {
         let http = bind("--http-address", args.http_address)?;
         let public_http = args.public_http_address.map(|address| bind("--public-http-address", address)).transpose()?;
         let rtmp = bind("--rtmp-address", args.rtmp_address)?;
-        let rtmps = match (args.rtmps_address, &args.tls_cert, &args.tls_key) {
-            (Some(address), Some(cert), Some(key)) => {
-                let certificate = Certificate::read(cert, key)?;
-                Some((bind("--rtmps-address", address)?, certificate))
-            }
-            (None, _, _) | (Some(_), None, _) | (Some(_), _, None) => None, // the command line allows no half of it
+        let public_https =
+            args.public_https_address.map(|address| bind("--public-https-address", address)).transpose()?;
+        let rtmps = args.rtmps_address.map(|address| bind("--rtmps-address", address)).transpose()?;
+        let is_needed = rtmps.is_some() || public_https.is_some();
+        let certificate = match (&args.tls_cert, &args.tls_key) {
+            (Some(cert), Some(key)) if is_needed => Some(Certificate::read(cert, key)?),
+            (Some(_) | None, _) => None, // the command line allows no TLS without it
         };
-        Ok(Self { http, public_http, media: MediaSockets { rtmp, rtmps } })
+        let users = UserSockets { plain: public_http, tls: public_https };
+        Ok(Self { http, users, certificate, media: MediaSockets { rtmp, rtmps } })
     }
 
     /// The addresses that were bound.
@@ -142,22 +149,48 @@ impl Sockets {
     /// # Errors
     /// When the system does not know them.
     pub fn addresses(&self) -> io::Result<Addresses> {
-        let rtmps = self.media.rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
-        let public_http = self.public_http.as_ref().map(TcpListener::local_addr).transpose()?;
+        let rtmps = self.media.rtmps.as_ref().map(TcpListener::local_addr).transpose()?;
+        let public_http = self.users.plain.as_ref().map(TcpListener::local_addr).transpose()?;
+        let public_https = self.users.tls.as_ref().map(TcpListener::local_addr).transpose()?;
         let (http, rtmp) = (self.http.local_addr()?, self.media.rtmp.local_addr()?);
-        Ok(Addresses { http, public_http, rtmp, rtmps, relay: None })
+        Ok(Addresses { http, public_http, public_https, rtmp, rtmps, relay: None })
     }
 }
 
 impl MediaSockets {
     /// Serves them until the node shuts down; connections are tasks of `tasks`.
-    pub fn serve<S: Store>(self, node: &Arc<Node<S>>, tasks: &TaskTracker) {
+    pub(crate) fn serve<S: Store>(self, certificate: Option<&Certificate>, node: &Arc<Node<S>>, tasks: &TaskTracker) {
         let Self { rtmp, rtmps } = self;
         tasks.spawn(listener::serve(rtmp, None, Protocol::Rtmp, Arc::clone(node), tasks.clone()));
-        if let Some((rtmps, certificate)) = rtmps {
-            let acceptor = Some(certificate.acceptor());
+        if let (Some(rtmps), Some(certificate)) = (rtmps, certificate) {
+            let acceptor = Some(certificate.acceptor(&[]));
             tasks.spawn(listener::serve(rtmps, acceptor, Protocol::Rtmps, Arc::clone(node), tasks.clone()));
-            tasks.spawn(certificate.follow(node.metrics.clone(), node.shutdown.clone()));
+        }
+    }
+}
+
+/// Users' HTTP: with TLS, without, or both.
+#[derive(Debug, Default)]
+pub(crate) struct UserSockets {
+    pub(crate) plain: Option<TcpListener>,
+    pub(crate) tls: Option<TcpListener>,
+}
+
+impl UserSockets {
+    /// Serves `routes` until `until` is cancelled; connections are tasks of `tasks`.
+    pub(crate) fn serve(
+        self,
+        certificate: Option<&Certificate>,
+        routes: &Router,
+        until: &CancellationToken,
+        tasks: &TaskTracker,
+    ) {
+        if let Some(plain) = self.plain {
+            tasks.spawn(http::serve_users(plain, None, routes.clone(), until.clone()));
+        }
+        if let (Some(listener), Some(certificate)) = (self.tls, certificate) {
+            let acceptor = Some(certificate.acceptor(&[b"h2", b"http/1.1"]));
+            tasks.spawn(http::serve_users(listener, acceptor, routes.clone(), until.clone()));
         }
     }
 }

@@ -18,9 +18,10 @@ use crate::{
     http::{self, Readiness},
     listener,
     metrics::Metrics,
-    relay,
+    playback, relay,
     run::{stop_media, stop_signal},
-    server::{self, Node, Sockets},
+    server::{self, Node, Sockets, UserSockets},
+    tls::Certificate,
 };
 
 pub(crate) mod announce;
@@ -88,11 +89,9 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
         background.spawn(manifests.start().await?.run(end.clone()));
     }
     let readiness = Readiness::default();
-    let Sockets { http, public_http, media } = sockets;
+    let Sockets { http, users, certificate, media } = sockets;
     let rest = rest_api::routes(&args, store.clone(), catalog, &addresses)?;
-    for (listener, routes) in http_servers(http, public_http, http::routes(registry, readiness.clone()), rest) {
-        background.spawn(http::serve(listener, routes, end.clone()));
-    }
+    let certificate_metrics = metrics.clone();
     let mut node = Node::new(
         store.clone(),
         NAMESPACE.to_owned(),
@@ -105,7 +104,13 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     );
     let place = relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     relay::serve_alone(&mut node, place, relay_metrics, &connections);
-    media.serve(&Arc::new(node), &connections);
+    let hls = args.node.hls_is_on().then(|| playback::hls::routes(&node, &connections)).unwrap_or_default();
+    media.serve(certificate.as_ref(), &Arc::new(node), &connections);
+    let own = http::routes(registry, readiness.clone());
+    serve_http(own, http, rest.merge(hls), users, certificate.as_ref(), &end, &background);
+    if let Some(certificate) = certificate {
+        connections.spawn(certificate.follow(certificate_metrics, shutdown.clone()));
+    }
     readiness.set(true);
     info!(rtmp = %addresses.rtmp, http = %addresses.http, "serving");
     let rest_has_token = args.rest_token_file.is_some();
@@ -137,15 +142,20 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is served where: REST at an address of its own or, without one, beside health and metrics.
-fn http_servers(
-    own: TcpListener,
-    public: Option<TcpListener>,
-    routes: Router,
-    rest: Router,
-) -> Vec<(TcpListener, Router)> {
-    match public {
-        Some(public) => vec![(own, routes), (public, rest)],
-        None => vec![(own, routes.merge(rest))],
+/// What is served where: users' HTTP at an address of its own or, without one, beside health and metrics.
+fn serve_http(
+    own: Router,
+    listener: TcpListener,
+    for_users: Router,
+    users: UserSockets,
+    certificate: Option<&Certificate>,
+    until: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    if users.plain.is_some() {
+        tasks.spawn(http::serve(listener, own, until.clone()));
+    } else {
+        tasks.spawn(http::serve_users(listener, None, own.merge(for_users.clone()), until.clone()));
     }
+    users.serve(certificate, &for_users, until, tasks);
 }

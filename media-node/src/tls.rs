@@ -1,4 +1,4 @@
-//! The certificate of RTMPS: read at the start, and again when its files change.
+//! The certificate of RTMPS and HTTPS: read at the start, and again when its files change.
 
 use std::{
     fs,
@@ -32,7 +32,7 @@ pub(crate) struct Certificate {
     /// What was read last, whether it could be used or not.
     read: Pem,
     current: Arc<Current>,
-    config: Arc<ServerConfig>,
+    config: ServerConfig,
 }
 
 #[derive(Debug)]
@@ -78,12 +78,14 @@ impl Certificate {
             .context("no TLS version is available")?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&current) as _);
-        Ok(Self { files, read, current, config: Arc::new(config) })
+        Ok(Self { files, read, current, config })
     }
 
-    /// Answers each handshake with the certificate as it is then.
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.config))
+    /// Answers each handshake with the certificate as it is then, and one of the protocols, if there are some to choose from.
+    pub(crate) fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+        let mut config = self.config.clone();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
     }
 
     /// Follows the files until cancelled. Connections that are there keep what they began with.

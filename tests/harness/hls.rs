@@ -1,6 +1,8 @@
 //! Reads LL-HLS media playlists and holds them to the rules of RFC 8216bis (draft-pantos-hls-rfc8216bis) §4.4, B and C,
 //! each alone and each after the one before.
 
+pub mod player;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};

@@ -86,6 +86,16 @@ impl Publisher {
         Ok(Self { process: Process::spawn(name, folder, command)? })
     }
 
+    /// Publishes what ffmpeg encodes in real time from `arguments`, which are split at blanks.
+    ///
+    /// # Errors
+    /// When ffmpeg cannot be started.
+    pub fn encoding(folder: &Path, name: &str, url: &str, arguments: &[&str]) -> Result<Self> {
+        let mut command = ffmpeg();
+        command.arg("-re").args(arguments.iter().flat_map(|words| words.split_whitespace())).args(["-f", "flv", url]);
+        Ok(Self { process: Process::spawn(name, folder, command)? })
+    }
+
     /// Publishes with GStreamer.
     ///
     /// # Errors
@@ -170,6 +180,41 @@ pub async fn play_with_gstreamer(folder: &Path, name: &str, url: &str) -> Result
     .await??;
     player.kill()?;
     inspect(&file)
+}
+
+/// Plays a live stream over HLS with ffmpeg for two seconds, decoding every frame; returns how many there were.
+///
+/// # Errors
+/// When nothing can be played, or a frame does not decode.
+pub async fn play_hls_with_ffmpeg(folder: &Path, name: &str, url: &str) -> Result<u64> {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-progress", "pipe:1", "-i", url, "-t", "2"]);
+    command.args(["-f", "null", "-"]).stdin(Stdio::null());
+    let mut player = Process::spawn(name, folder, command)?;
+    let status = player.wait(PLAY).await?;
+    let log = player.log();
+    ensure!(status.success(), "ffmpeg could not play {url}: {log}");
+    // it reads the init anew after a reload, and finds that remarkable
+    let is_trouble =
+        |line: &&str| (line.starts_with('[') || line.contains("rror")) && !line.contains("duplicated MOOV");
+    let errors: Vec<_> = log.lines().filter(is_trouble).collect();
+    ensure!(errors.is_empty(), "ffmpeg does not decode {url} clean: {errors:#?}");
+    let frames = log.lines().filter_map(|line| line.strip_prefix("frame=")?.trim().parse().ok());
+    Ok(frames.last().unwrap_or(0))
+}
+
+/// Plays a live stream over HLS with GStreamer's `hlsdemux2` until some buffers have been decoded.
+///
+/// # Errors
+/// When it cannot.
+pub async fn play_hls_with_gstreamer(folder: &Path, name: &str, url: &str) -> Result<()> {
+    let mut command = Command::new("gst-launch-1.0");
+    command.args(["playbin3", "--no-fault", &format!("uri={url}")]);
+    command.args(["video-sink=fakesink num-buffers=50 sync=false", "audio-sink=fakesink sync=false"]);
+    let mut player = Process::spawn(name, folder, command)?;
+    let status = player.wait(PLAY).await?;
+    ensure!(status.success(), "GStreamer could not play {url}: {}", player.log());
+    Ok(())
 }
 
 /// Reads what a player wrote with ffprobe, and decodes it with ffmpeg.

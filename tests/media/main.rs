@@ -4,6 +4,7 @@
 
 mod cluster;
 mod drain;
+mod hls;
 mod hostile;
 mod relay;
 mod rest;

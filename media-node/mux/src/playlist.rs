@@ -149,6 +149,12 @@ impl Window {
         self.length
     }
 
+    /// Whether nothing follows.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Says that nothing follows.
     pub fn end(&mut self) {
         self.ended = true;
@@ -172,9 +178,15 @@ impl Window {
             && !self.is_behind(segment, part)
             || segment == self.next && self.open.as_ref().is_some_and(listed)
             || self.ended;
+        let parts = self.open.as_ref().map_or(0, |open| open.parts.len());
+        // §6.2.5.2: three parts, or as many as there are in three seconds
+        let ahead = Duration::from_secs(3).as_millis().div_ceil(self.policy.part().as_millis()).max(3);
+        let ahead = usize::try_from(ahead).unwrap_or(usize::MAX);
+        let is_far = |part| usize::try_from(part).is_ok_and(|part: usize| part > parts.saturating_add(ahead));
+        let is_far = segment == self.next && part.is_some_and(is_far);
         if is_there {
             Wait::Ready
-        } else if segment > self.next.saturating_add(1) {
+        } else if segment > self.next.saturating_add(1) || is_far {
             Wait::TooFar
         } else {
             Wait::Soon

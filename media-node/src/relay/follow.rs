@@ -20,7 +20,11 @@ use super::{
     client::Pull,
     token::{Grant, LIFETIME_SECONDS},
 };
-use crate::{hub::Stream, metrics::RefusalReason};
+use crate::{
+    hub::{Name, Stream},
+    metrics::RefusalReason,
+    packager,
+};
 
 /// Longest wait for the store.
 const LOOK_UP: Duration = Duration::from_secs(3);
@@ -34,11 +38,14 @@ const ATTEMPTS: u32 = 24;
 /// A source that flowed for this long was a good one: attempts count anew.
 const STEADY: Duration = Duration::from_secs(10);
 
+/// How often it is asked what became of a publisher that is away.
+const PARKED: Duration = Duration::from_secs(1);
+
 /// One read of a ring of this node.
 const BATCH: Batch = Batch { packets: 256, bytes: usize::MAX };
 
 /// Where a stream is.
-enum Found {
+pub(super) enum Found {
     /// On air nowhere, and it will not come back by itself.
     Nowhere,
     Elsewhere(Session, String),
@@ -52,10 +59,10 @@ enum Found {
 
 /// A session on air, wherever it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Session {
-    uid: String,
-    owner: Owner,
-    node: String,
+pub(super) struct Session {
+    pub(super) uid: String,
+    pub(super) owner: Owner,
+    pub(super) node: String,
 }
 
 impl Session {
@@ -125,7 +132,7 @@ impl<S: Store> Relays<S> {
         let mut feed = Feed::of(&relayed.stream);
         let (mut attempts, mut waits) = (Attempts::default(), Attempts::default());
         loop {
-            let flowed = match self.look_up(relayed).await {
+            let flowed = match self.look_up(&relayed.name).await {
                 Found::Nowhere => return RefusalReason::NotLive,
                 Found::Elsewhere(session, address) => self.pull(relayed, &session, &address, &mut feed).await,
                 Found::Here(session) => self.copy(relayed, &session, &mut feed).await,
@@ -152,13 +159,28 @@ impl<S: Store> Relays<S> {
         }
     }
 
-    async fn look_up(&self, relayed: &Relayed) -> Found {
+    /// Finds out, until the node shuts down, what becomes of the publishers that muxings of this node await.
+    pub(super) async fn watch_parked(self) {
+        while let Some(names) = self.0.shutdown.run_until_cancelled(self.0.packagers.parked()).await {
+            for name in names {
+                match self.look_up(&name).await {
+                    Found::Nowhere => self.0.packagers.settle(&name, packager::State::Ended),
+                    Found::Elsewhere(..) => self.0.packagers.settle(&name, packager::State::GivenUp),
+                    // a muxing learns of a publisher of this node by itself
+                    Found::Here(_) | Found::Away | Found::Unknown => {}
+                }
+            }
+            let _shutting_down = self.0.shutdown.run_until_cancelled(sleep(PARKED)).await;
+        }
+    }
+
+    pub(super) async fn look_up(&self, name: &Name) -> Found {
         let Ok(_permit) = self.0.look_ups.acquire().await else {
             return Found::Unknown; // the semaphore is never closed
         };
-        let key = Key::of_stream(&self.0.place.namespace, &relayed.name.id);
+        let key = Key::of_stream(&self.0.place.namespace, &name.id);
         match timeout(LOOK_UP, self.0.place.store.get(&key)).await {
-            Ok(Ok(Some(broadcast))) => self.judge(relayed, &broadcast),
+            Ok(Ok(Some(broadcast))) => self.judge(name, &broadcast),
             Ok(Ok(None)) => Found::Nowhere,
             Ok(Err(error)) => {
                 debug!(broadcast = %key, %error, "failed to look a stream up");
@@ -171,10 +193,10 @@ impl<S: Store> Relays<S> {
         }
     }
 
-    fn judge(&self, relayed: &Relayed, broadcast: &Broadcast) -> Found {
+    fn judge(&self, name: &Name, broadcast: &Broadcast) -> Found {
         let session = broadcast.status_or_default().session;
-        let ours = self.0.apps.pool(&relayed.name.app).as_ref() == Some(&broadcast.spec.pool);
-        if !ours || !broadcast.carries(&relayed.name.id) || session.state != SessionState::Open {
+        let ours = self.0.apps.pool(&name.app).as_ref() == Some(&broadcast.spec.pool);
+        if !ours || !broadcast.carries(&name.id) || session.state != SessionState::Open {
             return Found::Nowhere;
         }
         if session.away.is_some() {

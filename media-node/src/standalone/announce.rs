@@ -26,6 +26,7 @@ pub(super) fn addresses(addresses: &Addresses, app: &str, with_demo: bool, rest_
          \x20        ffmpeg -re -i FILE -c copy -f flv rtmp://{rtmp}/{app}/STREAM\n\
          play     ffplay rtmp://{rtmp}/{app}/{stream}\n\
          \x20        vlc rtmp://{rtmp}/{app}/{stream}\n\
+         \x20        http://{user_http}/{app}/streams/{stream}.m3u8  (HLS)\n\
          REST     http://{user_http}/{app}/rest/v2/broadcasts/{stream}  ({rest_is_for})\n\
          metrics  http://{http}/metrics\n"
     );
@@ -49,6 +50,7 @@ mod tests {
         let bound = Addresses {
             http: SocketAddr::from(([127, 0, 0, 1], 5080)),
             public_http: None,
+            public_https: None,
             rtmp: SocketAddr::from(([0, 0, 0, 0], 1935)),
             rtmps: None,
             relay: None,
@@ -63,7 +65,14 @@ mod tests {
     #[test]
     fn without_a_token_it_is_said_whom_rest_answers() {
         let bound = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let bound = Addresses { http: bound(5080), public_http: None, rtmp: bound(1935), rtmps: None, relay: None };
+        let bound = Addresses {
+            http: bound(5080),
+            public_http: None,
+            public_https: None,
+            rtmp: bound(1935),
+            rtmps: None,
+            relay: None,
+        };
 
         assert!(addresses(&bound, "LiveApp", false, false).contains("this machine only; --rest-token-file opens it"));
         assert!(!addresses(&bound, "LiveApp", false, true).contains("this machine only"));
