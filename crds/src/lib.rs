@@ -19,8 +19,8 @@ pub use hook_url::{HookUrlSource, InvalidHookUrl, MAX_HOOK_URL, hook_url};
 pub use hooks::{ContentType, Hooks, SecretKeyRef};
 pub use manifest::manifests;
 pub use media_pool::{
-    Admission, Capacity, Exposure, MAX_ADDRESSES, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus, NodeAddress,
-    NodeService, NodeTemplate, PortRange, PullPolicy, StreamDefaults,
+    Admission, Capacity, Exposure, Hls, HlsMode, MAX_ADDRESSES, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus,
+    NodeAddress, NodeService, NodeTemplate, PortRange, PullPolicy, StreamDefaults,
 };
 pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, is_host, object_name};
 pub use reference::reference;

@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Condition, DEFAULT_APP, Hooks, broadcast};
 
+mod hls;
 mod nodes;
 
+pub use hls::{Hls, HlsMode};
 pub use nodes::{Capacity, Exposure, MediaNodes, NodeService, NodeTemplate, PortRange, PullPolicy};
 
 /// MediaPool is a set of media nodes, and the defaults of the Broadcasts that they carry.
@@ -69,6 +71,10 @@ pub struct MediaPoolSpec {
     #[serde(default)]
     #[schemars(range(min = 0, max = 3600))]
     pub reconnect_window_seconds: i32,
+
+    /// Playback over HLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hls: Option<Hls>,
 
     /// Media nodes that the operator makes. When it is left out, others make them (a Deployment, say) and the operator only watches them; to take it out of a pool lets its nodes run on until they are deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -367,7 +367,7 @@ impl Packaged {
         let output = self.output();
         let variant = output.window.variant(uri.to_owned())?;
         let tag = format!("{}-{}-m", self.first, *self.version.borrow());
-        Some(Text::new(multivariant(&[variant]), tag, output.window.is_ended()))
+        Some(Text::new(multivariant(&[variant]), tag))
     }
 
     /// Is told of each change.

@@ -33,11 +33,13 @@ use crate::{
 };
 
 mod client;
+mod files;
 mod follow;
 mod metrics;
 mod server;
 pub mod token;
 
+pub(crate) use files::{Fetched, Owner, Whereabouts};
 pub use metrics::{Failure, Metrics, Refusal};
 use token::PoolKey;
 
@@ -119,6 +121,7 @@ impl Socket {
             namespace: place.namespace.clone(),
             key: Arc::clone(&key),
             hub: node.hub.clone(),
+            packagers: node.packagers.clone(),
             claims: node.claims.clone(),
             metrics: metrics.clone(),
             shutdown: node.shutdown.clone(),

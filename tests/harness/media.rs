@@ -203,14 +203,14 @@ pub async fn play_hls_with_ffmpeg(folder: &Path, name: &str, url: &str) -> Resul
     Ok(frames.last().unwrap_or(0))
 }
 
-/// Plays a live stream over HLS with GStreamer's `hlsdemux2` until some buffers have been decoded.
+/// Plays a live stream over HLS with GStreamer's `hlsdemux2` until two seconds of pictures have been decoded.
 ///
 /// # Errors
 /// When it cannot.
 pub async fn play_hls_with_gstreamer(folder: &Path, name: &str, url: &str) -> Result<()> {
     let mut command = Command::new("gst-launch-1.0");
-    command.args(["playbin3", "--no-fault", &format!("uri={url}")]);
-    command.args(["video-sink=fakesink num-buffers=50 sync=false", "audio-sink=fakesink sync=false"]);
+    command.args(["uridecodebin3", &format!("uri={url}"), "name=decode"]);
+    command.args("decode. ! video/x-raw ! queue ! fakesink num-buffers=50 sync=false".split(' '));
     let mut player = Process::spawn(name, folder, command)?;
     let status = player.wait(PLAY).await?;
     ensure!(status.success(), "GStreamer could not play {url}: {}", player.log());

@@ -42,5 +42,13 @@ pub async fn node(tenant: &Tenant, folder: &Path, name: &str, key_file: &str) ->
     let kubeconfig = tenant.plane.kubeconfig(folder, name, &credential, &tenant.namespace)?;
     let launch = Launch::media_node(folder, &kubeconfig, &tenant.namespace, "live", name);
     let key = format!("--relay-key-file={key_file}");
-    launch.args(["--relay-address=127.0.0.1:0", "--advertise-address=127.0.0.1", &key]).start().await
+    launch
+        .args([
+            "--relay-address=127.0.0.1:0",
+            "--advertise-address=127.0.0.1",
+            "--public-http-address=127.0.0.1:0",
+            &key,
+        ])
+        .start()
+        .await
 }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tallylight_crds::BroadcastState;
 use tests::{
+    hls::player::Player,
     http, install,
     media::{self, Publisher},
     relaying, repository,
@@ -53,5 +54,50 @@ async fn what_is_published_to_one_pod_is_played_from_another() -> Result<()> {
     let refused: Vec<_> =
         tenant.plane.calls(&tenant.namespace)?.into_iter().filter(|call| call.status == 403).collect();
     assert!(refused.is_empty(), "the chart's roles miss rights: {refused:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_player_over_hls_may_change_pods_in_mid_stream_and_the_stream_is_muxed_once() -> Result<()> {
+    let (tenant, folder) = (install::tenant("hls").await?, repository::folder("hls")?);
+    let folder = folder.path();
+    tenant.pool(&json!({})).await?;
+    tenant.broadcast("show", &json!({})).await?;
+    let kubeconfig = tenant.operator_kubeconfig(folder).await?;
+    let _operator = Launch::operator(folder, &kubeconfig, &tenant.namespace).start().await?;
+    let key_file = relaying::key_file(&tenant, folder).await?;
+    let one = relaying::node(&tenant, folder, "media-live-1", &key_file).await?;
+    let two = relaying::node(&tenant, folder, "media-live-2", &key_file).await?;
+    let publisher = Publisher::ffmpeg(folder, "publisher", &one.rtmp("LiveApp", "show")?).await?;
+    let is_live = |b: &tallylight_crds::Broadcast| b.status_or_default().state == BroadcastState::Live;
+    tenant.until("show", "to be live", SOON, is_live).await?;
+
+    let (at_one, at_two) = (one.address("publicHttp")?, two.address("publicHttp")?);
+    let url = format!("http://{at_two}/LiveApp/streams/show.m3u8");
+    let mut player = Player::tune_in(&url).await?;
+    player.watch(2).await?;
+    player.change_to(at_one)?;
+    player.watch(2).await?;
+    player.change_to(at_two)?;
+    player.watch(2).await?;
+    let mut others = Vec::new();
+    for _ in 0..8 {
+        others.push(Player::tune_in(&url).await?);
+    }
+    let before = metric(&two, "tallylight_relay_files_fetched_total").await?;
+    let reload = others.iter_mut().map(Player::reload_at_once);
+    let reloaded = futures::future::try_join_all(reload).await?;
+    let fetched = metric(&two, "tallylight_relay_files_fetched_total").await? - before;
+    let frames = media::play_hls_with_ffmpeg(folder, "ffmpeg", &url).await?;
+    publisher.stop().await?;
+    while !player.playlist.ended {
+        player.reload().await?;
+    }
+
+    assert_eq!(reloaded.len(), 8);
+    assert!(fetched <= 4, "{fetched} requests to the owner for one part and one playlist of 8 players");
+    assert!(frames >= 45, "{frames}");
+    let muxings = |log: String| log.matches("packaging.started").count();
+    assert_eq!((muxings(one.process.log()), muxings(two.process.log())), (1, 0), "one muxing in the cluster");
     Ok(())
 }

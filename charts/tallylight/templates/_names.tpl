@@ -206,6 +206,11 @@ template:
   readOnly: true
 {{- end }}
 
+{{/* Whether the media nodes serve HTTP to users: HLS, REST or both. */}}
+{{- define "tallylight.media.http" -}}
+{{- if or (ne .Values.mediaPool.hls.mode "Off") (include "tallylight.rest.upstream" .) }}true{{ end -}}
+{{- end }}
+
 {{/* The MediaPool of the values, whoever applies it. */}}
 {{- define "tallylight.pool" -}}
 apiVersion: tallylight.dev/v1alpha1
@@ -219,6 +224,8 @@ spec:
   app: {{ .Values.mediaPool.app }}
   admission: {{ .Values.mediaPool.admission }}
   reconnectWindowSeconds: {{ .Values.mediaPool.reconnectWindowSeconds }}
+  hls:
+    {{- toYaml .Values.mediaPool.hls | nindent 4 }}
   {{- with .Values.mediaPool.listenerHookURL }}
   listenerHookURL: {{ . | quote }}
   {{- end }}

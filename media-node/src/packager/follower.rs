@@ -133,7 +133,12 @@ impl Waiting {
         let fed = Fed::Event(event);
         // its loss is told, and an init goes before what follows
         let room = limit.saturating_sub(self.bytes + 2 * EVENT);
-        let fits = weight(&fed) <= room;
+        let fits = weight(&fed)
+            <= match self.phase {
+                Phase::Following | Phase::Joining => room,
+                // or the next part would be lost again
+                Phase::Lagging { .. } => room.saturating_sub(limit / 2),
+            };
         match (&fed, self.phase) {
             (_, Phase::Following) if fits => self.put(fed),
             (_, Phase::Following) => self.lag(&fed),

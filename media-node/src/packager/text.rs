@@ -13,17 +13,15 @@ pub(crate) struct Text {
     pub(crate) gzip: Bytes,
     /// Names this text among all of its playlist, on whatever node.
     pub(crate) tag: String,
-    /// That it is the last one.
-    pub(crate) ended: bool,
 }
 
 impl Text {
-    pub(crate) fn new(plain: impl Into<Bytes>, tag: String, ended: bool) -> Arc<Self> {
+    pub(crate) fn new(plain: impl Into<Bytes>, tag: String) -> Arc<Self> {
         let plain = plain.into();
         let mut gzip = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
         let written = gzip.write_all(&plain).and_then(|()| gzip.finish());
         let gzip = written.expect("a Vec takes whatever is written").into();
-        Arc::new(Self { plain, gzip, tag, ended })
+        Arc::new(Self { plain, gzip, tag })
     }
 }
 
@@ -44,7 +42,7 @@ impl Texts {
         match slot {
             Some((of, text)) if *of == version => Arc::clone(text),
             Some(_) | None => {
-                let text = Text::new(window.media(delta, &[]), format!("{first}-{version}-{kind}"), window.is_ended());
+                let text = Text::new(window.media(delta, &[]), format!("{first}-{version}-{kind}"));
                 *slot = Some((version, Arc::clone(&text)));
                 text
             }

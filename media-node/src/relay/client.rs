@@ -34,7 +34,7 @@ const LEAST_READ: usize = 4 << 10;
 
 /// Why a pull did not begin, or broke.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     #[error("failed to connect")]
     Connect(#[source] std::io::Error),
     #[error("no answer within {0:?}")]
@@ -66,6 +66,17 @@ impl Error {
     }
 }
 
+/// Connects to the node at `address` (host:port).
+///
+/// # Errors
+/// When it cannot be reached in time.
+pub(super) async fn connect(address: &str) -> Result<TcpStream, Error> {
+    let connected = timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_elapsed| Error::NoAnswer(CONNECT))?;
+    let socket = connected.map_err(Error::Connect)?;
+    socket.set_nodelay(true).map_err(Error::Connect)?;
+    Ok(socket)
+}
+
 /// A stream that another node sends. Dropping it closes the connection.
 #[derive(Debug)]
 pub(super) struct Pull {
@@ -80,10 +91,7 @@ impl Pull {
     /// # Errors
     /// When it cannot be reached, does not answer in time, or refuses.
     pub(super) async fn open(address: &str, name: &Name, token: &str, metrics: &Metrics) -> Result<Self, Error> {
-        let connected =
-            timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_elapsed| Error::NoAnswer(CONNECT))?;
-        let socket = connected.map_err(Error::Connect)?;
-        socket.set_nodelay(true).map_err(Error::Connect)?;
+        let socket = connect(address).await?;
         timeout(ANSWER, Self::ask(socket, address, name, token, metrics))
             .await
             .map_err(|_elapsed| Error::NoAnswer(ANSWER))?

@@ -68,6 +68,7 @@ pub struct Metrics {
     pulls: Gauge64,
     pulls_started: Counter,
     pullers: Gauge64,
+    files_fetched: Counter,
     bytes: Family<DirectionLabel, Bytes>,
     refusals: Family<RefusalLabel, Counter>,
     failures: Family<FailureLabel, Counter>,
@@ -86,6 +87,11 @@ impl Metrics {
             metrics.pulls_started.clone(),
         );
         r.register("relay_pullers", "Pulls of other nodes that are served", metrics.pullers.clone());
+        r.register(
+            "relay_files_fetched",
+            "HLS playlists and files that were asked of other nodes",
+            metrics.files_fetched.clone(),
+        );
         r.register_with_unit("relay_media", "Bytes between nodes", Unit::Bytes, metrics.bytes.clone());
         r.register("relay_refusals", "Pullers that were refused or cut", metrics.refusals.clone());
         r.register("relay_failures", "Pulls that did not begin, or broke", metrics.failures.clone());
@@ -111,6 +117,10 @@ impl Metrics {
 
     pub(super) fn bytes(&self, direction: Direction) -> Bytes {
         self.bytes.get_or_create(&DirectionLabel { direction }).clone()
+    }
+
+    pub(super) fn fetching(&self) {
+        self.files_fetched.inc();
     }
 
     /// Counts a pull while the guard lives.

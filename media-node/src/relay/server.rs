@@ -13,12 +13,12 @@ use std::{
     time::Duration,
 };
 
+use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
-use http_body_util::Empty;
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
     body::Incoming,
-    header::{AUTHORIZATION, CONNECTION, HeaderValue, UPGRADE},
+    header::{AUTHORIZATION, CONNECTION, HeaderValue, RETRY_AFTER, UPGRADE},
     server::conn::http1,
     service::service_fn,
     upgrade::OnUpgrade,
@@ -43,24 +43,27 @@ use tracing::{debug, info};
 
 use super::{
     metrics::{Counted, Metrics, Refusal},
-    token::{Invalid, PoolKey},
+    token::{Grant, Invalid, PoolKey},
 };
 use crate::{
     claim::Claims,
     hub::{Hub, Name, Stream},
     listener,
     metrics::Direction,
+    packager::Packagers,
 };
 
-/// Most connections of other nodes: all nodes of a large pool, each with a few streams. More are closed at once.
-const MAX_CONNECTIONS: usize = 512;
+/// Most connections of other nodes: all nodes of a large pool, each with a few streams, and with players over HLS two requests a
+/// stream that wait. More are closed at once.
+const MAX_CONNECTIONS: usize = 2_048;
 /// Most pullers of one stream, as many as nodes that may have viewers of it. At 4 Mbit/s they take 256 Mbit/s.
 const MAX_PULLERS: usize = 64;
 
 /// Longest wait for a request.
 const REQUEST: Duration = Duration::from_secs(5);
-/// Longest time of a connection until it is refused or a puller's: a request, and the answer to it.
-const ANSWER: Duration = Duration::from_secs(8);
+/// Longest time of a connection until it is refused, answered or a puller's: a request for a part waits for it, up to three target
+/// durations.
+const ANSWER: Duration = Duration::from_secs(45);
 /// Pause after which an owner with nothing to send says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A puller that takes nothing for this long is cut: it has missed three heartbeats.
@@ -71,8 +74,6 @@ const BATCH: Batch = Batch { packets: 256, bytes: 128 << 10 };
 
 /// What the connection becomes; its version is the path's.
 pub(super) const PROTOCOL: HeaderValue = HeaderValue::from_static("tallylight-packets");
-
-type Body = Empty<Bytes>;
 
 /// Where a stream is asked for.
 pub(super) fn path(name: &Name) -> Uri {
@@ -93,6 +94,7 @@ pub(super) struct Server<S> {
     pub(super) namespace: String,
     pub(super) key: Arc<PoolKey>,
     pub(super) hub: Hub,
+    pub(super) packagers: Packagers,
     pub(super) claims: Claims<S>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: CancellationToken,
@@ -124,8 +126,13 @@ impl<S: Store> Server<S> {
         }
         let granted = Arc::new(Mutex::new(None));
         let service = service_fn(|request| {
-            let answer = self.answer(request, peer, &granted);
-            async move { Ok::<_, Infallible>(answer) }
+            let (server, granted) = (&self, &granted);
+            async move {
+                Ok::<_, Infallible>(match server.answer_files(&request).await {
+                    Some(answer) => answer,
+                    None => server.answer(request, peer, granted),
+                })
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -162,23 +169,43 @@ impl<S: Store> Server<S> {
         peer: SocketAddr,
         granted: &Mutex<Option<Granted>>,
     ) -> Response<Body> {
-        let mut response = Response::new(Empty::new());
         match self.admit(&request) {
             Ok((feed, node)) => {
+                let mut response = Response::new(Body::empty());
                 debug!(%peer, node, "a node pulls a stream");
                 *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
                 response.headers_mut().insert(UPGRADE, PROTOCOL);
                 let upgrade = hyper::upgrade::on(&mut request);
                 *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Granted { upgrade, feed });
+                response
             }
             Err(reason) => {
                 debug!(%peer, ?reason, "puller refused");
-                self.metrics.refused(reason);
-                *response.status_mut() = status(reason);
+                self.refuse(reason)
             }
         }
+    }
+
+    pub(super) fn refuse(&self, reason: Refusal) -> Response<Body> {
+        self.metrics.refused(reason);
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = status(reason);
+        if reason == Refusal::NotHere {
+            // the stream, not a file of it
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         response
+    }
+
+    /// What the token of a request allows.
+    pub(super) fn granted(&self, request: &Request<Incoming>) -> Result<Grant, Refusal> {
+        let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let now = Timestamp::now().as_second();
+        self.key.verify(token.unwrap_or_default(), now).map_err(|invalid| match invalid {
+            Invalid::Forged => Refusal::WrongToken,
+            Invalid::Expired => Refusal::ExpiredToken,
+        })
     }
 
     /// The stream that a request asks for, and the node that asks.
@@ -187,14 +214,7 @@ impl<S: Store> Server<S> {
         if request.headers().get(UPGRADE) != Some(&PROTOCOL) {
             return Err(Refusal::UnknownPath);
         }
-        let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let grant =
-            self.key.verify(token.unwrap_or_default(), Timestamp::now().as_second()).map_err(
-                |invalid| match invalid {
-                    Invalid::Forged => Refusal::WrongToken,
-                    Invalid::Expired => Refusal::ExpiredToken,
-                },
-            )?;
+        let grant = self.granted(request)?;
         // a stream that is here through a relay has no session here: it is never passed on
         let on_air = self.claims.on_air(&Key::of_stream(&self.namespace, &name.id));
         let (uid, session) = on_air.ok_or(Refusal::NotHere)?;

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use rest::Upstream;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use tallylight_crds::{Exposure, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy, is_host};
+use tallylight_crds::{Exposure, Hls, HlsMode, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy, is_host};
 use uuid::Uuid;
 
 use super::{
@@ -40,8 +40,16 @@ pub(crate) struct ValidatedPool {
     pub(crate) reconnect_window_seconds: i32,
     pub(crate) template: Template,
     pub(crate) rest_upstream: Option<Upstream>,
+    pub(crate) hls: Hls,
     /// Names the part of the spec that pods are made of: it does not change when the operator is upgraded.
     pub(crate) revision: String,
+}
+
+impl ValidatedPool {
+    /// Whether the nodes serve HTTP to users: HLS, REST or both.
+    pub(crate) fn serves_users(&self) -> bool {
+        self.hls.mode != HlsMode::Off || self.rest_upstream.is_some()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -133,6 +141,7 @@ pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> R
         revision: revision(pool, nodes, &template.image),
         template,
         rest_upstream: given.rest_upstream.clone(),
+        hls: pool.spec.hls.clone().unwrap_or_default(),
         name,
     })
 }
@@ -289,6 +298,9 @@ fn revision(pool: &MediaPool, nodes: &MediaNodes, image: &str) -> String {
     // left out when there is none, as before there was any
     if pool.spec.reconnect_window_seconds > 0 {
         parts["reconnectWindow"] = json!(pool.spec.reconnect_window_seconds);
+    }
+    if let Some(hls) = &pool.spec.hls {
+        parts["hls"] = json!(hls);
     }
     let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, parts.to_string().as_bytes());
     hash.simple().to_string().chars().take(10).collect()

@@ -98,6 +98,19 @@ impl Player {
         Ok(())
     }
 
+    /// Asks for the end of the next segment, which is some parts away: others who do so wait for the same.
+    ///
+    /// # Errors
+    /// When the answer has less.
+    pub async fn reload_at_once(&mut self) -> Result<()> {
+        let segment = self.next_segment();
+        let mut url = self.media.clone();
+        url.set_query(Some(&format!("_HLS_msn={segment}")));
+        self.playlist = self.playlist.followed_by(Playlist::parse(&text(&self.client, url).await?)?)?;
+        ensure!(self.next_segment() > segment, "segment {segment} was awaited, and is not there");
+        Ok(())
+    }
+
     /// Reloads until so many more segments are complete, and reads each with its parts.
     ///
     /// # Errors

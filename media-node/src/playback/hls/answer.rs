@@ -47,7 +47,7 @@ pub(crate) enum Kept {
 }
 
 impl Kept {
-    fn header(self) -> HeaderValue {
+    pub(crate) fn header(self) -> HeaderValue {
         let seconds = match self {
             Self::Briefly(target) => target.as_secs() / 2,
             Self::Long(target) => target.as_secs() * 6,
@@ -61,12 +61,6 @@ impl Kept {
 pub(crate) struct Media {
     pub(crate) tag: String,
     pub(crate) chunks: Arc<[Bytes]>,
-}
-
-impl Media {
-    pub(crate) fn len(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.len() as u64).sum()
-    }
 }
 
 /// Why a player does not get what it asks for.
@@ -114,7 +108,7 @@ impl IntoResponse for Refusal {
 }
 
 /// A playlist, or that the player has it.
-pub(crate) fn playlist(text: &Text, kept: Kept, asked: &HeaderMap, sent: &Counter<u64, AtomicU64>) -> Response {
+pub(crate) fn playlist(text: &Text, kept: HeaderValue, asked: &HeaderMap, sent: &Counter<u64, AtomicU64>) -> Response {
     let zipped = takes_gzip(asked);
     let tag = if zipped { format!("\"{}-gzip\"", text.tag) } else { format!("\"{}\"", text.tag) };
     let mut response = if has(asked, &tag) {
@@ -129,7 +123,7 @@ pub(crate) fn playlist(text: &Text, kept: Kept, asked: &HeaderMap, sent: &Counte
         response
     };
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, kept.header());
+    headers.insert(CACHE_CONTROL, kept);
     headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     insert_tag(headers, &tag);
     response

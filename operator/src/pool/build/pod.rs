@@ -6,7 +6,8 @@ use k8s_openapi::api::core::v1::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tallylight_crds::{
-    Exposure, MEDIA_SERVICE_ACCOUNT, ORDER_ANNOTATION, POOL_SECRET_KEY, POOL_SECRET_PREFIX, PullPolicy, REVISION_LABEL,
+    Exposure, Hls, MEDIA_SERVICE_ACCOUNT, ORDER_ANNOTATION, POOL_SECRET_KEY, POOL_SECRET_PREFIX, PullPolicy,
+    REVISION_LABEL,
 };
 
 use crate::pool::validate::ValidatedPool;
@@ -59,7 +60,7 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
     if !env.iter().any(|variable| variable.name == LOG_FORMAT) {
         env.push(EnvVar { name: LOG_FORMAT.into(), value: Some("json".into()), value_from: None });
     }
-    env.extend(rest(pool));
+    env.extend(users(pool));
     env.extend(own_env());
     let mut mounts: Vec<VolumeMount> = fixed(json!([
         {"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true},
@@ -101,7 +102,7 @@ fn ports(pool: &ValidatedPool, host: Option<u16>) -> Vec<ContainerPort> {
         ..ContainerPort::default()
     };
     let rtmp = ContainerPort { host_port: host.map(i32::from), ..port("rtmp", RTMP_PORT) };
-    let http = pool.rest_upstream.is_some().then(|| port(super::HTTP, super::HTTP_PORT));
+    let http = pool.serves_users().then(|| port(super::HTTP, super::HTTP_PORT));
     [rtmp, port("metrics", METRICS_PORT), port("relay", RELAY_PORT)].into_iter().chain(http).collect()
 }
 
@@ -120,14 +121,22 @@ fn arguments(pool: &ValidatedPool) -> Vec<String> {
     ]
 }
 
-/// Variables and not arguments: a node that is older than this operator, as a template may name one, does not know them.
-fn rest(pool: &ValidatedPool) -> Vec<EnvVar> {
-    let variable = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
-    let Some(upstream) = &pool.rest_upstream else { return Vec::new() };
-    vec![
-        variable("TALLYLIGHT_PUBLIC_HTTP_ADDRESS", format!("0.0.0.0:{}", super::HTTP_PORT)),
-        variable("TALLYLIGHT_REST_UPSTREAM", upstream.to_string()),
+/// What the nodes serve to users over HTTP. Variables and not arguments: a node that is older than this operator, as a template may
+/// name one, does not know them.
+fn users(pool: &ValidatedPool) -> Vec<EnvVar> {
+    let Hls { mode, part_milliseconds, segment_seconds, window_seconds } = &pool.hls;
+    let number = |number: &Option<i32>| number.map(|number| number.to_string());
+    [
+        ("TALLYLIGHT_PUBLIC_HTTP_ADDRESS", pool.serves_users().then(|| format!("0.0.0.0:{}", super::HTTP_PORT))),
+        ("TALLYLIGHT_REST_UPSTREAM", pool.rest_upstream.as_ref().map(ToString::to_string)),
+        ("TALLYLIGHT_HLS", Some(mode.as_str().to_owned())),
+        ("TALLYLIGHT_HLS_PART_MILLISECONDS", number(part_milliseconds)),
+        ("TALLYLIGHT_HLS_SEGMENT_SECONDS", number(segment_seconds)),
+        ("TALLYLIGHT_HLS_WINDOW_SECONDS", number(window_seconds)),
     ]
+    .into_iter()
+    .filter_map(|(name, value)| Some(EnvVar { name: name.to_owned(), value: Some(value?), value_from: None }))
+    .collect()
 }
 
 /// Who the node is: last, so that a template does not change it.
@@ -171,6 +180,8 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 
 #[cfg(test)]
 mod tests {
+    use tallylight_crds::HlsMode;
+
     use super::*;
     use crate::pool::validate::tests::{validated, with_rest};
 
@@ -220,7 +231,7 @@ mod tests {
         let (with, without) = (container(&with), container(&without));
         assert_eq!(with["ports"].as_array().unwrap().len(), 4);
         assert_eq!(with["ports"][3], json!({"name": "http", "containerPort": 5080}));
-        assert_eq!(without["ports"].as_array().unwrap().len(), 3);
+        assert_eq!(with["ports"], without["ports"], "for HLS");
         assert_eq!(with["args"], without["args"], "an older node would refuse an argument that it does not know");
         let env = with["env"].as_array().unwrap();
         for (name, value) in [
@@ -229,6 +240,27 @@ mod tests {
         ] {
             assert!(env.contains(&json!({"name": name, "value": value})), "{env:?}");
         }
+    }
+
+    #[test]
+    fn a_pod_is_told_what_its_pool_says_of_hls() {
+        let mut pool = crate::pool::validate::tests::validated(json!({})).unwrap();
+        let env = |pool: &ValidatedPool| {
+            let pod = serde_json::to_value(pod(pool, "abcde", 7, None)).unwrap();
+            let container = &pod["spec"]["containers"][0];
+            (container["ports"].as_array().unwrap().len(), container["env"].as_array().unwrap().clone())
+        };
+        let (ports, variables) = env(&pool);
+        assert_eq!(ports, 4);
+        assert!(variables.contains(&json!({"name": "TALLYLIGHT_HLS", "value": "OnDemand"})), "{variables:?}");
+        assert!(!variables.iter().any(|variable| variable["name"] == "TALLYLIGHT_HLS_PART_MILLISECONDS"));
+
+        pool.hls = Hls { mode: HlsMode::Always, window_seconds: Some(60), ..Hls::default() };
+        assert!(env(&pool).1.contains(&json!({"name": "TALLYLIGHT_HLS_WINDOW_SECONDS", "value": "60"})));
+        pool.hls = Hls { mode: HlsMode::Off, ..Hls::default() };
+        let (ports, variables) = env(&pool);
+        assert_eq!(ports, 3, "nothing is served to users");
+        assert!(variables.contains(&json!({"name": "TALLYLIGHT_HLS", "value": "Off"})));
     }
 
     #[test]

@@ -40,7 +40,7 @@ fn ports(pool: &ValidatedPool) -> Vec<ServicePort> {
     };
     // Where the pool has RTMP at that port, RTMP keeps it.
     let http = i32::from(super::HTTP_PORT);
-    let http = (pool.rest_upstream.is_some() && pool.service.port != http).then(|| port(super::HTTP, http));
+    let http = (pool.serves_users() && pool.service.port != http).then(|| port(super::HTTP, http));
     [port("rtmp", pool.service.port)].into_iter().chain(http).collect()
 }
 
