@@ -263,12 +263,6 @@ impl NodeArgs {
         Duration::from_secs(self.reconnect_window_seconds.into())
     }
 
-    /// Whether streams are played over HLS.
-    #[must_use]
-    pub fn hls_is_on(&self) -> bool {
-        self.hls != Hls::Off
-    }
-
     /// How streams are muxed.
     #[must_use]
     pub fn packaging(&self) -> packager::Settings {

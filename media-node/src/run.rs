@@ -62,7 +62,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
     let readiness = Readiness::default();
-    let Sockets { http, users, certificate, media } = sockets;
+    let Sockets { http, users, media } = sockets;
     let apps = Apps::default();
     apps.set(BTreeMap::from([(args.node.app.clone(), args.pool.clone())]));
     let for_users = rest_forward::routes(args.rest_upstream.clone(), apps.clone(), &mut registry);
@@ -92,7 +92,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         end.clone(),
     ));
     let place = relay::Place { store: store.clone(), namespace: namespace.clone(), node: args.node_name.clone() };
-    let certificate_metrics = metrics.clone();
     let mut node =
         Node::new(store, namespace, apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
     match relay {
@@ -100,13 +99,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         None => relay::serve_alone(&mut node, place, relay_metrics, &connections),
     }
     let draining = node.draining.clone();
-    let hls = args.node.hls_is_on().then(|| playback::hls::routes(&node, &connections)).unwrap_or_default();
-    media.serve(certificate.as_ref(), &Arc::new(node), &connections);
+    let for_users = for_users.merge(playback::hls::routes(&node, args.node.hls, &connections));
+    media.serve(&Arc::new(node), &connections);
     // until the drain is over: others send users elsewhere as soon as this node is not ready
-    users.serve(certificate.as_ref(), &for_users.merge(hls), &shutdown, &connections);
-    if let Some(certificate) = certificate {
-        connections.spawn(certificate.follow(certificate_metrics, shutdown.clone()));
-    }
+    users.serve(&for_users, &shutdown, &connections);
     info!(rtmp = %addresses.rtmp, http = %addresses.http, node = args.node_name, pool = args.pool, "serving");
     if let Some(file) = &args.node.ready_file {
         server::write_ready_file(file, &addresses)?;

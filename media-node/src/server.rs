@@ -14,6 +14,7 @@ use axum::Router;
 use ledger::Store;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -89,15 +90,21 @@ pub struct Sockets {
     pub(crate) http: TcpListener,
     /// HTTP for users; without TLS only where it is not to be served beside health and metrics.
     pub(crate) users: UserSockets,
-    pub(crate) certificate: Option<Certificate>,
     pub(crate) media: MediaSockets,
 }
 
 /// Those of them that carry media.
-#[derive(Debug)]
 pub struct MediaSockets {
     rtmp: TcpListener,
-    rtmps: Option<TcpListener>,
+    rtmps: Option<(TcpListener, TlsAcceptor)>,
+    /// Of all that is served over TLS.
+    certificate: Option<Certificate>,
+}
+
+impl std::fmt::Debug for MediaSockets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MediaSockets").field("rtmp", &self.rtmp).finish_non_exhaustive()
+    }
 }
 
 /// Where a node is served, as in the ready file.
@@ -140,8 +147,10 @@ impl Sockets {
             (Some(cert), Some(key)) if is_needed => Some(Certificate::read(cert, key)?),
             (Some(_) | None, _) => None, // the command line allows no TLS without it
         };
-        let users = UserSockets { plain: public_http, tls: public_https };
-        Ok(Self { http, users, certificate, media: MediaSockets { rtmp, rtmps } })
+        let acceptor = |protocols| certificate.as_ref().map(|certificate| certificate.acceptor(protocols));
+        let users = UserSockets { plain: public_http, tls: public_https.zip(acceptor(&[b"h2", b"http/1.1"])) };
+        let rtmps = rtmps.zip(acceptor(&[]));
+        Ok(Self { http, users, media: MediaSockets { rtmp, rtmps, certificate } })
     }
 
     /// The addresses that were bound.
@@ -149,48 +158,48 @@ impl Sockets {
     /// # Errors
     /// When the system does not know them.
     pub fn addresses(&self) -> io::Result<Addresses> {
-        let rtmps = self.media.rtmps.as_ref().map(TcpListener::local_addr).transpose()?;
+        let rtmps = self.media.rtmps.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
         let public_http = self.users.plain.as_ref().map(TcpListener::local_addr).transpose()?;
-        let public_https = self.users.tls.as_ref().map(TcpListener::local_addr).transpose()?;
+        let public_https = self.users.tls.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
         let (http, rtmp) = (self.http.local_addr()?, self.media.rtmp.local_addr()?);
         Ok(Addresses { http, public_http, public_https, rtmp, rtmps, relay: None })
     }
 }
 
 impl MediaSockets {
-    /// Serves them until the node shuts down; connections are tasks of `tasks`.
-    pub(crate) fn serve<S: Store>(self, certificate: Option<&Certificate>, node: &Arc<Node<S>>, tasks: &TaskTracker) {
-        let Self { rtmp, rtmps } = self;
+    /// Serves them until the node shuts down, and follows the certificate; connections are tasks of `tasks`.
+    pub fn serve<S: Store>(self, node: &Arc<Node<S>>, tasks: &TaskTracker) {
+        let Self { rtmp, rtmps, certificate } = self;
         tasks.spawn(listener::serve(rtmp, None, Protocol::Rtmp, Arc::clone(node), tasks.clone()));
-        if let (Some(rtmps), Some(certificate)) = (rtmps, certificate) {
-            let acceptor = Some(certificate.acceptor(&[]));
-            tasks.spawn(listener::serve(rtmps, acceptor, Protocol::Rtmps, Arc::clone(node), tasks.clone()));
+        if let Some((rtmps, acceptor)) = rtmps {
+            tasks.spawn(listener::serve(rtmps, Some(acceptor), Protocol::Rtmps, Arc::clone(node), tasks.clone()));
+        }
+        if let Some(certificate) = certificate {
+            tasks.spawn(certificate.follow(node.metrics.clone(), node.shutdown.clone()));
         }
     }
 }
 
 /// Users' HTTP: with TLS, without, or both.
-#[derive(Debug, Default)]
 pub(crate) struct UserSockets {
     pub(crate) plain: Option<TcpListener>,
-    pub(crate) tls: Option<TcpListener>,
+    pub(crate) tls: Option<(TcpListener, TlsAcceptor)>,
+}
+
+impl std::fmt::Debug for UserSockets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UserSockets")
+    }
 }
 
 impl UserSockets {
     /// Serves `routes` until `until` is cancelled; connections are tasks of `tasks`.
-    pub(crate) fn serve(
-        self,
-        certificate: Option<&Certificate>,
-        routes: &Router,
-        until: &CancellationToken,
-        tasks: &TaskTracker,
-    ) {
+    pub(crate) fn serve(self, routes: &Router, until: &CancellationToken, tasks: &TaskTracker) {
         if let Some(plain) = self.plain {
             tasks.spawn(http::serve_users(plain, None, routes.clone(), until.clone()));
         }
-        if let (Some(listener), Some(certificate)) = (self.tls, certificate) {
-            let acceptor = Some(certificate.acceptor(&[b"h2", b"http/1.1"]));
-            tasks.spawn(http::serve_users(listener, acceptor, routes.clone(), until.clone()));
+        if let Some((listener, acceptor)) = self.tls {
+            tasks.spawn(http::serve_users(listener, Some(acceptor), routes.clone(), until.clone()));
         }
     }
 }

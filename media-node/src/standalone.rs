@@ -21,7 +21,6 @@ use crate::{
     playback, relay,
     run::{stop_media, stop_signal},
     server::{self, Node, Sockets, UserSockets},
-    tls::Certificate,
 };
 
 pub(crate) mod announce;
@@ -68,30 +67,22 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
 
     let apps = Apps::default();
     let catalog = Catalog::new(store.clone(), apps.clone(), windows, catalog::Flags::new(&args)?);
-    let authorities =
-        args.hook_ca_file.as_deref().map(std::fs::read).transpose().context("failed to read --hook-ca-file")?;
-    let client =
-        webhook::http::Client::new(&authorities.unwrap_or_default()).context("--hook-ca-file cannot be used")?;
-    let dispatcher =
-        webhook::Dispatcher::new(store.clone(), catalog.clone(), client, webhook::Options::default(), &mut registry);
+    let dispatcher = dispatcher(&args, &store, &catalog, &mut registry)?;
 
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
     let follower = follow::Follower::new(store.clone(), claims.clone(), dispatcher.clone());
     background.spawn(follower.run(end.clone()));
     let deliveries = CancellationToken::new();
-    background.spawn({
-        let (dispatcher, cancel) = (dispatcher.clone(), deliveries.clone());
-        async move { dispatcher.run(cancel).await }
-    });
+    let (delivering, until) = (dispatcher.clone(), deliveries.clone());
+    background.spawn(async move { delivering.run(until).await });
     if let Some(folder) = &args.manifests {
         let manifests = manifests::Manifests::new(folder.clone(), catalog.clone(), store.clone(), dispatcher.clone());
         background.spawn(manifests.start().await?.run(end.clone()));
     }
     let readiness = Readiness::default();
-    let Sockets { http, users, certificate, media } = sockets;
+    let Sockets { http, users, media } = sockets;
     let rest = rest_api::routes(&args, store.clone(), catalog, &addresses)?;
-    let certificate_metrics = metrics.clone();
     let mut node = Node::new(
         store.clone(),
         NAMESPACE.to_owned(),
@@ -104,13 +95,9 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     );
     let place = relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     relay::serve_alone(&mut node, place, relay_metrics, &connections);
-    let hls = args.node.hls_is_on().then(|| playback::hls::routes(&node, &connections)).unwrap_or_default();
-    media.serve(certificate.as_ref(), &Arc::new(node), &connections);
-    let own = http::routes(registry, readiness.clone());
-    serve_http(own, http, rest.merge(hls), users, certificate.as_ref(), &end, &background);
-    if let Some(certificate) = certificate {
-        connections.spawn(certificate.follow(certificate_metrics, shutdown.clone()));
-    }
+    let for_users = rest.merge(playback::hls::routes(&node, args.node.hls, &connections));
+    media.serve(&Arc::new(node), &connections);
+    serve_http(http::routes(registry, readiness.clone()), http, &for_users, users, &end, &background);
     readiness.set(true);
     info!(rtmp = %addresses.rtmp, http = %addresses.http, "serving");
     let rest_has_token = args.rest_token_file.is_some();
@@ -142,13 +129,26 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What delivers events.
+fn dispatcher(
+    args: &StandaloneArgs,
+    store: &SqliteStore,
+    catalog: &Catalog,
+    registry: &mut Registry,
+) -> anyhow::Result<webhook::Dispatcher<SqliteStore, Catalog>> {
+    let authorities =
+        args.hook_ca_file.as_deref().map(std::fs::read).transpose().context("failed to read --hook-ca-file")?;
+    let client =
+        webhook::http::Client::new(&authorities.unwrap_or_default()).context("--hook-ca-file cannot be used")?;
+    Ok(webhook::Dispatcher::new(store.clone(), catalog.clone(), client, webhook::Options::default(), registry))
+}
+
 /// What is served where: users' HTTP at an address of its own or, without one, beside health and metrics.
 fn serve_http(
     own: Router,
     listener: TcpListener,
-    for_users: Router,
+    for_users: &Router,
     users: UserSockets,
-    certificate: Option<&Certificate>,
     until: &CancellationToken,
     tasks: &TaskTracker,
 ) {
@@ -157,5 +157,5 @@ fn serve_http(
     } else {
         tasks.spawn(http::serve_users(listener, None, own.merge(for_users.clone()), until.clone()));
     }
-    users.serve(certificate, &for_users, until, tasks);
+    users.serve(for_users, until, tasks);
 }

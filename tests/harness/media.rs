@@ -199,8 +199,8 @@ pub async fn play_hls_with_ffmpeg(folder: &Path, name: &str, url: &str) -> Resul
         |line: &&str| (line.starts_with('[') || line.contains("rror")) && !line.contains("duplicated MOOV");
     let errors: Vec<_> = log.lines().filter(is_trouble).collect();
     ensure!(errors.is_empty(), "ffmpeg does not decode {url} clean: {errors:#?}");
-    let frames = log.lines().filter_map(|line| line.strip_prefix("frame=")?.trim().parse().ok());
-    Ok(frames.last().unwrap_or(0))
+    let mut frames = log.lines().filter_map(|line| line.strip_prefix("frame=")?.trim().parse().ok());
+    Ok(frames.next_back().unwrap_or(0))
 }
 
 /// Plays a live stream over HLS with GStreamer's `hlsdemux2` until two seconds of pictures have been decoded.

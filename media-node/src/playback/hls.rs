@@ -25,6 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Apps,
+    cli::Hls as Mode,
     hub::Name,
     metrics::{Direction, Protocol},
     packager::{Packaged, Packagers},
@@ -46,8 +47,13 @@ use query::Reload;
 const MEDIA_PLAYLIST: &str = "media.m3u8";
 const MULTIVARIANT_PLAYLIST: &str = "index.m3u8";
 
-/// The routes for players. They must be served with the peer's address. Viewers are counted by a task of `tasks`.
-pub(crate) fn routes<S: Store>(node: &Node<S>, tasks: &TaskTracker) -> Router {
+/// The routes for players; none when it is off. They must be served with the peer's address. Viewers are counted by a task of
+/// `tasks`.
+pub(crate) fn routes<S: Store>(node: &Node<S>, mode: Mode, tasks: &TaskTracker) -> Router {
+    match mode {
+        Mode::Off => return Router::new(),
+        Mode::OnDemand | Mode::Always => {}
+    }
     let hls = Arc::new(Hls {
         apps: node.admission.apps().clone(),
         packagers: node.packagers.clone(),

@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_pod_is_told_what_its_pool_says_of_hls() {
-        let mut pool = crate::pool::validate::tests::validated(json!({})).unwrap();
+        let mut pool = validated(json!({})).unwrap();
         let env = |pool: &ValidatedPool| {
             let pod = serde_json::to_value(pod(pool, "abcde", 7, None)).unwrap();
             let container = &pod["spec"]["containers"][0];
