@@ -47,22 +47,27 @@ fn ports(pool: &ValidatedPool) -> Vec<ServicePort> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tallylight_crds::HlsMode;
 
     use super::*;
     use crate::pool::validate::tests::with_rest;
 
-    fn built(nodes: serde_json::Value, upstream: Option<&str>) -> Vec<(String, i32)> {
-        let ports = service(&with_rest(nodes, upstream).unwrap()).spec.unwrap().ports.unwrap();
+    fn built(nodes: serde_json::Value, mode: HlsMode, upstream: Option<&str>) -> Vec<(String, i32)> {
+        let mut pool = with_rest(nodes, upstream).unwrap();
+        pool.hls.mode = mode;
+        let ports = service(&pool).spec.unwrap().ports.unwrap();
         ports.into_iter().map(|port| (port.name.unwrap(), port.port)).collect()
     }
 
     #[test]
-    fn rest_has_a_port_where_nodes_pass_it_on() {
+    fn http_has_a_port_where_nodes_serve_hls_or_pass_rest_on() {
         let rtmp = |port| ("rtmp".to_owned(), port);
+        let http = ("http".to_owned(), 5080);
         let upstream = Some("http://operator:5080");
 
-        assert_eq!(built(json!({}), None), [rtmp(1935)]);
-        assert_eq!(built(json!({}), upstream), [rtmp(1935), ("http".to_owned(), 5080)]);
-        assert_eq!(built(json!({"service": {"port": 5080}}), upstream), [rtmp(5080)]);
+        assert_eq!(built(json!({}), HlsMode::Off, None), [rtmp(1935)]);
+        assert_eq!(built(json!({}), HlsMode::OnDemand, None), [rtmp(1935), http.clone()]);
+        assert_eq!(built(json!({}), HlsMode::Off, upstream), [rtmp(1935), http]);
+        assert_eq!(built(json!({"service": {"port": 5080}}), HlsMode::Always, upstream), [rtmp(5080)]);
     }
 }
