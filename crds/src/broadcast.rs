@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, Hooks, SecretKeyRef, StreamId, manifest, object_name};
+use crate::{Condition, Hooks, RecordingPolicy, SecretKeyRef, StreamId, manifest, object_name};
 
 mod away;
 mod rules;
@@ -92,6 +92,10 @@ pub struct BroadcastSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
 
+    /// What is recorded, and how; what is left out is taken from the MediaPool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingPolicy>,
+
     /// Who may publish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<Publish>,
@@ -127,7 +131,7 @@ pub struct BroadcastStatus {
     /// What media nodes need to admit a publisher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<PublishStatus>,
-    /// Accepted, Ready, Live and HooksDelivered.
+    /// Accepted, Ready, Live, HooksDelivered and, once there was a recording, Recorded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
@@ -235,14 +239,32 @@ pub struct HooksStatus {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Atomic)]
     pub pending: Vec<Event>,
+    /// Recordings whose event is in the log, and who may not say so themselves yet: none of them gets a second one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = kube::core::ListMerge::Atomic)]
+    pub announced: Vec<Announced>,
     /// How the delivery of the first pending event goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lane: Option<Lane>,
 }
 
-/// Something that happened to a Broadcast.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+/// A Recording whose event is in the log.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+pub struct Announced {
+    /// Name of the Recording.
+    #[schemars(length(min = 1, max = 63))]
+    pub recording: String,
+    /// Position of its event.
+    #[schemars(range(min = 1))]
+    pub sequence: i64,
+}
+
+/// Something that happened to a Broadcast.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::events_of_recordings_say_which())]
 pub struct Event {
     /// Position in the ledger, from 1.
     #[schemars(range(min = 1))]
@@ -257,7 +279,26 @@ pub struct Event {
     pub time: Timestamp,
     /// Why, for an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
+    pub reason: Option<crate::Reason>,
+    /// Which recording, for vodReady and vodFailed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vod: Option<Vod>,
+}
+
+/// A recording, as hooks tell of it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Vod {
+    /// Name of the Recording; sent as vodId.
+    #[schemars(length(min = 1, max = 63))]
+    pub id: String,
+    /// Name of its file; sent as vodName.
+    #[schemars(length(min = 1, max = 200))]
+    pub name: String,
+    /// How long it plays, in milliseconds; sent as duration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub duration_milliseconds: Option<i64>,
 }
 
 /// What happened, spelled as on the wire.
@@ -267,6 +308,10 @@ pub struct Event {
 pub enum Action {
     LiveStreamStarted,
     LiveStreamEnded,
+    /// A recording can be fetched.
+    VodReady,
+    /// A recording has failed; sent to receivers that ask for it.
+    VodFailed,
 }
 
 /// Why a session ended.
@@ -370,6 +415,8 @@ impl Action {
         match self {
             Self::LiveStreamStarted => "liveStreamStarted",
             Self::LiveStreamEnded => "liveStreamEnded",
+            Self::VodReady => "vodReady",
+            Self::VodFailed => "vodFailed",
         }
     }
 }

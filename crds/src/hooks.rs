@@ -16,7 +16,7 @@ pub struct Hooks {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 30))]
     pub timeout_seconds: Option<i32>,
-    /// Actions that are sent; others are settled without a request. All are sent by default.
+    /// Actions that are sent; others are settled without a request. All but vodFailed are sent by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
     pub actions: Option<Vec<Action>>,
@@ -64,6 +64,9 @@ impl Hooks {
     /// Whether events with this action are sent.
     #[must_use]
     pub fn sends(&self, action: Action) -> bool {
-        self.actions.as_ref().is_none_or(|only| only.contains(&action))
+        match &self.actions {
+            Some(only) => only.contains(&action),
+            None => action != Action::VodFailed,
+        }
     }
 }

@@ -8,11 +8,12 @@ mod hooks;
 mod manifest;
 mod media_pool;
 mod naming;
+mod recording;
 mod reference;
 
 pub use broadcast::{
-    Action, Away, Broadcast, BroadcastSpec, BroadcastState, BroadcastStatus, Event, HooksStatus, Lane, LaneState,
-    Protocol, Publish, PublishStatus, Reason, Session, SessionState,
+    Action, Announced, Away, Broadcast, BroadcastSpec, BroadcastState, BroadcastStatus, Event, HooksStatus, Lane,
+    LaneState, Protocol, Publish, PublishStatus, Reason, Session, SessionState, Vod,
 };
 pub use condition::{Condition, ConditionStatus, set_condition};
 pub use hook_url::{HookUrlSource, InvalidHookUrl, MAX_HOOK_URL, hook_url};
@@ -20,9 +21,15 @@ pub use hooks::{ContentType, Hooks, SecretKeyRef};
 pub use manifest::manifests;
 pub use media_pool::{
     Admission, Capacity, Exposure, Hls, HlsMode, MAX_ADDRESSES, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus,
-    NodeAddress, NodeService, NodeTemplate, PortRange, PullPolicy, StreamDefaults,
+    NodeAddress, NodeService, NodeTemplate, PathStyle, PortRange, PullPolicy, S3Storage, ServerSideEncryption, Storage,
+    StorageSecretRef, StreamDefaults, VolumeStorage,
 };
 pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, is_host, object_name};
+pub use recording::{
+    BroadcastRef, FileName, LOCAL_STORAGE, RecordedTrack, RecordedTrackKind, Recording, RecordingFormat, RecordingHook,
+    RecordingMode, RecordingPolicy, RecordingSettings, RecordingSpec, RecordingState, RecordingStatus, StorageRef,
+    recording_name,
+};
 pub use reference::reference;
 
 /// The API group.
@@ -59,6 +66,12 @@ pub const SESSIONS_ANNOTATION: &str = "tallylight.dev/sessions";
 pub const PAUSED_ANNOTATION: &str = "tallylight.dev/paused";
 /// The operator's finalizer: an open session is ended and every event is settled before a Broadcast goes.
 pub const HOOKS_FINALIZER: &str = "tallylight.dev/hooks";
+/// Label of a Recording: the name of its Broadcast.
+pub const BROADCAST_LABEL: &str = "tallylight.dev/broadcast";
+/// A Recording's finalizer: the node that is responsible deletes the file and takes it away.
+pub const RECORDING_FINALIZER: &str = "tallylight.dev/recording";
+/// Annotation of a Broadcast that is recorded on demand: `"true"` while it is to be recorded.
+pub const RECORD_ANNOTATION: &str = "tallylight.dev/record";
 /// `ServiceAccount` of media pods, as the admission policy knows it.
 pub const MEDIA_SERVICE_ACCOUNT: &str = "tallylight-media";
 /// Before a pool's name, the name of the Secret with the key that its media nodes share.
@@ -67,5 +80,8 @@ pub const POOL_SECRET_PREFIX: &str = "tallylight-pool-";
 pub const POOL_SECRET_KEY: &str = "key";
 /// A ledger's hard bound: what the schema allows in `status.hooks.pending`.
 pub const MAX_PENDING: usize = 64;
+/// Most names in `status.hooks.announced`; the schema's bound too. Each goes with the next event of a recording once its
+/// Recording says so itself, so that there are rarely more than two.
+pub const MAX_ANNOUNCED: usize = 16;
 /// Application name when a pool names none: Ant Media Server's default application.
 pub const DEFAULT_APP: &str = "LiveApp";

@@ -3,9 +3,10 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{Broadcast, BroadcastStatus, MediaPool};
+use crate::{Broadcast, BroadcastStatus, MediaPool, Recording, RecordingStatus};
 
 /// The generated files, `(name, text)`, in the order of their names.
 ///
@@ -18,8 +19,9 @@ pub fn manifests() -> Vec<(&'static str, String)> {
         format!("# Generated from the crate tallylight-crds by `make crds`; never edited.\n{text}")
     };
     vec![
-        ("broadcasts.yaml", yaml(&crd(&Broadcast::crd(), Some(default_status())))),
+        ("broadcasts.yaml", yaml(&crd(&Broadcast::crd(), Some(default_of::<BroadcastStatus>())))),
         ("mediapools.yaml", yaml(&crd(&MediaPool::crd(), None))),
+        ("recordings.yaml", yaml(&crd(&Recording::crd(), Some(default_of::<RecordingStatus>())))),
     ]
 }
 
@@ -38,8 +40,8 @@ fn crd(crd: &CustomResourceDefinition, status_default: Option<Value>) -> Value {
 }
 
 /// The status that every read has before the first write.
-fn default_status() -> Value {
-    serde_json::to_value(BroadcastStatus::default()).expect("a status is plain data")
+fn default_of<S: Default + Serialize>() -> Value {
+    serde_json::to_value(S::default()).expect("a status is plain data")
 }
 
 /// Takes out what must not be there: `nullable` (an explicit null would pass by the default), `title`, and the

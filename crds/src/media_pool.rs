@@ -6,13 +6,15 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, DEFAULT_APP, Hooks, broadcast};
+use crate::{Condition, DEFAULT_APP, Hooks, RecordingPolicy, broadcast};
 
 mod hls;
 mod nodes;
+mod storage;
 
 pub use hls::{Hls, HlsMode};
 pub use nodes::{Capacity, Exposure, MediaNodes, NodeService, NodeTemplate, PortRange, PullPolicy};
+pub use storage::{PathStyle, S3Storage, ServerSideEncryption, Storage, StorageSecretRef, VolumeStorage};
 
 /// MediaPool is a set of media nodes, and the defaults of the Broadcasts that they carry.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -62,6 +64,16 @@ pub struct MediaPoolSpec {
     /// How events are sent; each field is a default for this pool's Broadcasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
+
+    /// What is recorded of this pool's Broadcasts, and how; each field is a default for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<RecordingPolicy>,
+
+    /// Where recordings are kept; the first is the default. Without any, they are in the data folder of the node that makes them, and go with it unless that is a volume.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(validation = storage::names_are_unique())]
+    pub storages: Vec<Storage>,
 
     /// Who may publish: RegisteredOnly takes ids that have a Broadcast; Open makes a Broadcast for any other id, which is deleted after its end is delivered.
     #[serde(default)]

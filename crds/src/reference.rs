@@ -14,7 +14,7 @@ pub fn reference() -> String {
 # API reference
 
 Made from the definitions by `make crds`; never edited. `kubectl explain broadcast.spec` says the same in a cluster. The group is
-`tallylight.dev/v1alpha1`; both kinds live in a namespace. It only grows: what a version accepts, later ones do.
+`tallylight.dev/v1alpha1`; all kinds live in a namespace. It only grows: what a version accepts, later ones do.
 
 A field with a star must be set.
 "

@@ -93,6 +93,13 @@ pub(super) fn events_have_their_session() -> Rule {
     )
 }
 
+pub(super) fn events_of_recordings_say_which() -> Rule {
+    rule(
+        "has(self.vod) == (self.action in ['vodReady', 'vodFailed'])",
+        "vodReady and vodFailed say which recording, and no other event does",
+    )
+}
+
 pub(super) fn node_changes_with_epoch() -> Rule {
     rule(
         "self.epoch > oldSelf.epoch || (has(self.node) ? self.node : '') == (has(oldSelf.node) ? oldSelf.node : '')",
