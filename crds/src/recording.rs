@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Condition, manifest};
+use crate::{BROADCAST_LABEL, Condition, RECORDING_FINALIZER, manifest};
 
 mod name;
 mod policy;
@@ -217,6 +217,18 @@ pub struct RecordingHook {
 }
 
 impl Recording {
+    /// A Recording as a media node makes it: under its own name, found by its Broadcast's, and held until its file is deleted.
+    #[must_use]
+    pub fn begun(namespace: &str, spec: RecordingSpec) -> Self {
+        let BroadcastRef { name, uid } = &spec.broadcast;
+        let labels = [(BROADCAST_LABEL.to_owned(), name.clone())];
+        let mut recording = Self::new(&recording_name(name, uid, spec.session, spec.epoch, spec.part), spec);
+        recording.metadata.namespace = Some(namespace.to_owned());
+        recording.metadata.labels = Some(labels.into());
+        recording.metadata.finalizers = Some(vec![RECORDING_FINALIZER.to_owned()]);
+        recording
+    }
+
     /// The status, with the schema's default where the store has none.
     #[must_use]
     pub fn status_or_default(&self) -> RecordingStatus {

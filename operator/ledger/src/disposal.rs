@@ -1,6 +1,6 @@
 //! Decides how a Broadcast goes: one that is being deleted, or an ephemeral one that has done its work.
 
-use tallylight_crds::{Broadcast, HOOKS_FINALIZER, SessionState};
+use tallylight_crds::{Broadcast, HOOKS_FINALIZER, Recording, SessionState};
 
 use crate::Owner;
 
@@ -11,9 +11,9 @@ pub enum Disposal {
     None,
     /// It is being deleted while on air: end the session with the reason `Stopped`.
     End(Owner),
-    /// Every event of it is settled: take our finalizer away.
+    /// Every event of it is settled: take our finalizer away, unless a recording [holds](holds) it.
     Release,
-    /// An ephemeral Broadcast whose end is delivered: delete it.
+    /// An ephemeral Broadcast whose end is delivered: delete it, unless a recording [holds](holds) it.
     Delete,
 }
 
@@ -32,4 +32,19 @@ pub fn next(broadcast: &Broadcast) -> Disposal {
         SessionState::Ended if held && settled => Disposal::Release,
         SessionState::Ended => Disposal::None,
     }
+}
+
+/// Whether a recording of the Broadcast will still be told of, given all recordings under its name.
+#[must_use]
+pub fn holds(broadcast: &Broadcast, recordings: &[Recording]) -> bool {
+    let uid = broadcast.metadata.uid.as_deref().unwrap_or_default();
+    recordings
+        .iter()
+        .any(|recording| recording.spec.broadcast.uid == uid && !recording.is_announced() && !recording.is_leaving())
+}
+
+/// Whether the Broadcast may have recordings at all: one that never was on air has none to look for.
+#[must_use]
+pub fn may_be_held(broadcast: &Broadcast) -> bool {
+    broadcast.status.as_ref().is_some_and(|status| status.session.ordinal > 0)
 }

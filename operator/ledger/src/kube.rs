@@ -1,4 +1,4 @@
-//! The store in a cluster: the status subresource of Broadcasts, by JSON Patch.
+//! The store in a cluster: the status subresources of Broadcasts and Recordings, by JSON Patch.
 //!
 //! How the API server's answers must be read (tried against a real one): a failed `test` is a 422 `Invalid` without causes,
 //! and so is a patch that cannot be applied; a refusal by schema or CEL is a 422 with causes.
@@ -9,7 +9,7 @@ use json_patch::{Patch as JsonPatch, PatchOperation, TestOperation, jsonptr::Poi
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, ValidationDirective},
-    core::Status,
+    core::{ObjectMeta, Status},
 };
 use serde_json::Value;
 use tallylight_crds::{Broadcast, HOOKS_FINALIZER, MediaPool};
@@ -17,6 +17,7 @@ use tallylight_crds::{Broadcast, HOOKS_FINALIZER, MediaPool};
 use crate::{Error, Key, Store};
 
 mod patience;
+mod recordings;
 mod watch;
 
 pub use patience::patient_client;
@@ -111,16 +112,10 @@ impl Store for KubeStore {
 
     async fn release(&self, known: &Broadcast) -> Result<(), Error> {
         let (key, metadata) = (Key::of(known), &known.metadata);
-        let Some(at) = metadata.finalizers.iter().flatten().position(|f| f == HOOKS_FINALIZER) else {
-            return Ok(());
-        };
-        let place = PointerBuf::from_tokens(["metadata", "finalizers", &at.to_string()]);
+        let Some(taken) = released(metadata, HOOKS_FINALIZER) else { return Ok(()) };
         let version = metadata.resource_version.as_deref().unwrap_or_default();
-        let patch = JsonPatch(vec![
-            test(PointerBuf::from_tokens(["metadata", "resourceVersion"]), Value::from(version)),
-            test(place.clone(), Value::from(HOOKS_FINALIZER)),
-            PatchOperation::Remove(json_patch::RemoveOperation { path: place }),
-        ]);
+        let guard = test(PointerBuf::from_tokens(["metadata", "resourceVersion"]), Value::from(version));
+        let patch = JsonPatch(std::iter::once(guard).chain(taken).collect());
         let patch: Patch<()> = Patch::Json(guarded(metadata.uid.as_deref().unwrap_or_default(), &patch));
         match answered(self.broadcasts(&key.namespace).patch_metadata(&key.name, &self.patch_params(), &patch)).await {
             Ok(_) | Err(Error::NotFound) => Ok(()),
@@ -129,23 +124,41 @@ impl Store for KubeStore {
     }
 
     async fn sessions_of(&self, namespace: &str, node: &str) -> Result<Vec<Broadcast>, Error> {
-        let api = self.broadcasts(namespace);
-        let mut params = ListParams::default().fields(&format!("status.session.node={node}")).limit(PAGE);
-        let mut all = Vec::new();
-        loop {
-            let page = answered(api.list(&params)).await?;
-            all.extend(page.items);
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params.continue_token = Some(token),
-                None => return Ok(all),
-            }
-        }
+        let params = ListParams::default().fields(&format!("status.session.node={node}"));
+        pages(&self.broadcasts(namespace), params).await
     }
 
     async fn pool(&self, namespace: &str, name: &str) -> Result<Option<MediaPool>, Error> {
         let api: Api<MediaPool> = Api::namespaced(self.client.clone(), namespace);
         answered(api.get_opt(name)).await
     }
+}
+
+/// Reads a list page by page.
+async fn pages<K>(api: &Api<K>, params: ListParams) -> Result<Vec<K>, Error>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let mut params = params.limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let page = answered(api.list(&params)).await?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// The operations that take a finalizer away, when it is there.
+fn released(metadata: &ObjectMeta, finalizer: &str) -> Option<Vec<PatchOperation>> {
+    let at = metadata.finalizers.iter().flatten().position(|f| f == finalizer)?;
+    let place = PointerBuf::from_tokens(["metadata", "finalizers", &at.to_string()]);
+    Some(vec![
+        test(place.clone(), Value::from(finalizer)),
+        PatchOperation::Remove(json_patch::RemoveOperation { path: place }),
+    ])
 }
 
 /// Puts the UID first: a Broadcast that was deleted and made again under the same name is another one.

@@ -8,12 +8,14 @@ use json_patch::{Patch, PatchOperation, jsonptr::PointerBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tallylight_crds::{
-    Action, Away, BroadcastState, BroadcastStatus, Event, Lane, LaneState, MAX_PENDING, Protocol, Reason, Session,
-    SessionState,
+    Action, Announced, Away, BroadcastState, BroadcastStatus, Event, Lane, LaneState, MAX_ANNOUNCED, MAX_PENDING,
+    Protocol, Reason, Session, SessionState, Vod,
 };
 
 /// Room that a claim leaves in the ledger, so that the session's end always fits.
 const ROOM_FOR_END: usize = 1;
+/// Room that an event of a recording leaves: recordings that nobody hears of keep no publisher out.
+const ROOM_FOR_SESSION: usize = 2;
 
 /// Something that someone wants to happen to a Broadcast.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +29,8 @@ pub enum Input {
     /// The publisher is away and awaited: the session stays open, and whoever owned it is fenced off by a new epoch. Asked for
     /// by the owner, or by the operator when the owner is lost.
     Park { owner: Owner, away: Away },
+    /// The operator tells of a recording that is done.
+    Announce(Announce),
     /// The receiver has every event up to `through`, or they need no sending.
     Ack { through: i64, lane: Option<Lane> },
     /// A delivery failed, or a lane was stopped or woken.
@@ -44,6 +48,19 @@ pub struct Claim {
     pub protocol: Protocol,
     /// When the first media arrived.
     pub time: Timestamp,
+}
+
+/// What is told of a recording, once, whoever asks how often.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Announce {
+    /// `vodReady` or `vodFailed`.
+    pub action: Action,
+    pub vod: Vod,
+    /// Ordinal of the session that was recorded.
+    pub session: i64,
+    pub time: Timestamp,
+    /// Names in `announced` whose Recordings say themselves by now that they were told of: they are dropped.
+    pub settled: Vec<String>,
 }
 
 /// The right to write one session: what a claim gives, and what a newer epoch takes away.
@@ -95,6 +112,8 @@ pub enum Rejection {
     Fenced,
     #[error("no event with that sequence was appended")]
     NotAppended,
+    #[error("the session that was recorded has not begun")]
+    NoSuchSession,
 }
 
 /// Decides what `input` does to a Broadcast in `status`.
@@ -107,6 +126,7 @@ pub fn apply(status: &BroadcastStatus, input: &Input) -> Result<Step, Rejection>
         Input::End { owner, reason, time } => end(status, *owner, *reason, *time, Fence::Keep),
         Input::Close { owner, reason, time } => end(status, *owner, *reason, *time, Fence::Raise),
         Input::Park { owner, away } => park(status, *owner, away),
+        Input::Announce(announce) => tell(status, announce),
         Input::Ack { through, lane } => ack(status, *through, lane.as_ref()),
         Input::SetLane(lane) => Ok(set_lane(status, lane)),
     }
@@ -155,6 +175,7 @@ fn open(status: &BroadcastStatus, claim: &Claim) -> Result<Step, Rejection> {
         action: Action::LiveStreamStarted,
         time: claim.time,
         reason: None,
+        vod: None,
     };
     Ok(Step::Write(Box::new(change_session(status, BroadcastState::Live, session, Some(event)))))
 }
@@ -231,6 +252,7 @@ fn ended(status: &BroadcastStatus, ended_as: Owner, reason: Reason, time: Timest
         action: Action::LiveStreamEnded,
         time,
         reason: Some(reason),
+        vod: None,
     };
     change_session(status, BroadcastState::Ended, session, Some(event))
 }
@@ -261,6 +283,42 @@ fn change_session(
         next.hooks.pending.push(event);
     }
     Transition { patch: patch.build(), status: next }
+}
+
+fn tell(status: &BroadcastStatus, announce: &Announce) -> Result<Step, Rejection> {
+    let Announce { action, vod, session, time, settled } = announce;
+    let hooks = &status.hooks;
+    if hooks.announced.iter().any(|known| known.recording == vod.id) {
+        return Ok(Step::Settled);
+    }
+    if *session > status.session.ordinal {
+        return Err(Rejection::NoSuchSession);
+    }
+    let mut announced: Vec<Announced> =
+        hooks.announced.iter().filter(|known| !settled.contains(&known.recording)).cloned().collect();
+    if hooks.pending.len() + ROOM_FOR_SESSION >= MAX_PENDING || announced.len() >= MAX_ANNOUNCED {
+        return Err(Rejection::LedgerFull);
+    }
+    let event = Event {
+        sequence: hooks.last_sequence + 1,
+        session: *session,
+        action: *action,
+        time: *time,
+        reason: None,
+        vod: Some(vod.clone()),
+    };
+    announced.push(Announced { recording: vod.id.clone(), sequence: event.sequence });
+    let mut next = status.clone();
+    let mut patch = PatchBuilder::default();
+    // Each event of a recording moves it, so the names that were told of are the known ones, too.
+    patch.test("/status/hooks/lastSequence", &hooks.last_sequence);
+    patch.replace("/status/hooks/lastSequence", &event.sequence);
+    patch.add("/status/hooks/announced", &announced);
+    patch.add("/status/hooks/pending/-", &event);
+    next.hooks.last_sequence = event.sequence;
+    next.hooks.announced = announced;
+    next.hooks.pending.push(event);
+    Ok(Step::Write(Box::new(Transition { patch: patch.build(), status: next })))
 }
 
 fn ack(status: &BroadcastStatus, through: i64, lane: Option<&Lane>) -> Result<Step, Rejection> {

@@ -1,6 +1,6 @@
 //! The store on a laptop or an edge box: one SQLite file, one writer thread.
 //!
-//! A row holds a Broadcast as it would be in a cluster, and a patch is applied to its JSON, so that both stores run the same
+//! A row holds an object as it would be in a cluster, and a patch is applied to its JSON, so that both stores run the same
 //! patches. WAL with `synchronous=FULL`: what was answered is on disk. The thread commits what has queued up meanwhile in
 //! one transaction, so a burst of claims shares one fsync.
 
@@ -11,14 +11,16 @@ use std::{
     thread::JoinHandle,
 };
 
-use json_patch::{Patch, PatchErrorKind};
-use tallylight_crds::{Broadcast, BroadcastSpec, MediaPool};
+use json_patch::Patch;
+use tallylight_crds::{Broadcast, HOOKS_FINALIZER, MediaPool, RECORDING_FINALIZER, Recording};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{Error, Key, Store};
+use crate::{Error, Key, Recordings, Store};
 
+mod change;
 mod table;
-use table::Table;
+use change::{Removal, annotate, assign, delete, patch_row, put, release};
+use table::{Row, Table};
 
 /// Requests that may wait for the writer; at 1 ms an fsync and 64 a transaction it is never full. Senders wait when it is.
 const QUEUE: usize = 1024;
@@ -27,14 +29,16 @@ const BATCH: usize = 64;
 /// Changes that a follower may lag behind; one that lags more reads everything again.
 const FOLLOWERS: usize = 1024;
 
-/// A Broadcast changed.
+/// A Broadcast or a Recording changed.
 #[derive(Debug, Clone)]
 pub enum Change {
     Applied(Arc<Broadcast>),
     Deleted { key: Key, uid: String },
+    Recorded(Arc<Recording>),
+    RecordingDeleted { key: Key, uid: String },
 }
 
-/// Broadcasts in a SQLite file.
+/// Broadcasts and Recordings in a SQLite file.
 #[derive(Clone)]
 pub struct SqliteStore {
     requests: mpsc::Sender<Request>,
@@ -61,7 +65,8 @@ impl SqliteStore {
         Ok(Self { requests, changes, pools: Arc::default(), writer })
     }
 
-    /// Follows all changes from now on. Read [`list`](Self::list) after this call, and again when the receiver lags.
+    /// Follows all changes from now on. Read [`list`](Self::list) and [`recordings`](Self::recordings) after this call, and
+    /// again when the receiver lags.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
@@ -72,7 +77,15 @@ impl SqliteStore {
     /// # Errors
     /// When the file cannot be read.
     pub async fn list(&self) -> Result<Vec<Broadcast>, Error> {
-        self.ask(|reply| Request::List { reply }).await
+        self.read(|table| table.list()).await
+    }
+
+    /// Reads all Recordings.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn recordings(&self) -> Result<Vec<Recording>, Error> {
+        self.read(|table| table.list()).await
     }
 
     /// Makes a Broadcast, or gives an existing one a new spec and new labels, as `kubectl apply` does.
@@ -80,8 +93,8 @@ impl SqliteStore {
     /// # Errors
     /// [`Error::Invalid`] when an immutable field would change.
     pub async fn apply(&self, broadcast: &Broadcast) -> Result<Broadcast, Error> {
-        let broadcast = Box::new(broadcast.clone());
-        self.ask(|reply| Request::Apply { broadcast, reply }).await
+        let broadcast = broadcast.clone();
+        self.write(move |table| put(table, &broadcast)).await
     }
 
     /// Replaces the MediaPools, which live in memory: flags and manifests say them anew at each start.
@@ -109,38 +122,63 @@ impl SqliteStore {
         self.requests.send(request(reply)).await.map_err(|_closed| closed())?;
         answer.await.map_err(|_dropped| closed())?
     }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Table) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.ask(|reply| Request::Work(Box::new(move |table| reply_to(reply, work(table), |_| None)))).await
+    }
+
+    async fn write<R: Row>(&self, work: impl FnOnce(&Table) -> Result<R, Error> + Send + 'static) -> Result<R, Error> {
+        let told = |row: &R| Some(R::applied(Arc::new(row.clone())));
+        self.ask(|reply| Request::Work(Box::new(move |table| reply_to(reply, work(table), told)))).await
+    }
+
+    async fn remove<R: Row>(
+        &self,
+        work: impl FnOnce(&Table) -> Result<Removal<R>, Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let told = |removal: &Removal<R>| removal.change();
+        let request = |reply| Request::Work(Box::new(move |table: &Table| reply_to(reply, work(table), told)));
+        self.ask(request).await.map(|_| ())
+    }
+
+    async fn matching(&self, wanted: impl Fn(&Recording) -> bool) -> Result<Vec<Recording>, Error> {
+        Ok(self.recordings().await?.into_iter().filter(|recording| wanted(recording)).collect())
+    }
 }
 
 impl Store for SqliteStore {
     async fn get(&self, key: &Key) -> Result<Option<Broadcast>, Error> {
         let key = key.clone();
-        self.ask(|reply| Request::Get { key, reply }).await
+        self.read(move |table| table.get(&key)).await
     }
 
     async fn create(&self, broadcast: &Broadcast) -> Result<Broadcast, Error> {
-        let broadcast = Box::new(broadcast.clone());
-        self.ask(|reply| Request::Create { broadcast, reply }).await
+        let broadcast = broadcast.clone();
+        self.write(move |table| table.create(broadcast)).await
     }
 
     async fn patch_status(&self, key: &Key, uid: &str, patch: &Patch) -> Result<Broadcast, Error> {
         let (key, uid, patch) = (key.clone(), uid.to_owned(), patch.clone());
-        self.ask(|reply| Request::Patch { key, uid, patch, reply }).await
+        self.write(move |table| patch_row(table, &key, &uid, &patch)).await
     }
 
     async fn delete(&self, key: &Key, uid: &str) -> Result<(), Error> {
         let (key, uid) = (key.clone(), uid.to_owned());
-        self.ask(|reply| Request::Delete { key, uid, version: None, reply }).await
+        self.remove::<Broadcast>(move |table| delete(table, &key, &uid, None)).await
     }
 
     async fn delete_unchanged(&self, known: &Broadcast) -> Result<(), Error> {
         let (key, uid) = (Key::of(known), known.metadata.uid.clone().unwrap_or_default());
         let version = known.metadata.resource_version.clone();
-        self.ask(|reply| Request::Delete { key, uid, version, reply }).await
+        self.remove::<Broadcast>(move |table| delete(table, &key, &uid, version.as_deref())).await
     }
 
     async fn release(&self, known: &Broadcast) -> Result<(), Error> {
-        let known = Box::new(known.clone());
-        self.ask(|reply| Request::Release { known, reply }).await
+        let known = known.clone();
+        self.remove(move |table| release(table, &known, HOOKS_FINALIZER)).await
     }
 
     async fn sessions_of(&self, namespace: &str, node: &str) -> Result<Vec<Broadcast>, Error> {
@@ -158,44 +196,74 @@ impl Store for SqliteStore {
     }
 }
 
+impl Recordings for SqliteStore {
+    async fn recording(&self, key: &Key) -> Result<Option<Recording>, Error> {
+        let key = key.clone();
+        self.read(move |table| table.get(&key)).await
+    }
+
+    async fn create_recording(&self, recording: &Recording) -> Result<Recording, Error> {
+        let recording = recording.clone();
+        self.write(move |table| table.create(recording)).await
+    }
+
+    async fn patch_recording(&self, key: &Key, uid: &str, patch: &Patch) -> Result<Recording, Error> {
+        let (key, uid, patch) = (key.clone(), uid.to_owned(), patch.clone());
+        self.write(move |table| patch_row(table, &key, &uid, &patch)).await
+    }
+
+    async fn assign_recording(&self, known: &Recording, node: &str) -> Result<Recording, Error> {
+        let (known, node) = (known.clone(), node.to_owned());
+        self.write(move |table| assign(table, &known, node)).await
+    }
+
+    async fn recordings_of_node(&self, namespace: &str, node: &str) -> Result<Vec<Recording>, Error> {
+        self.matching(|r| r.metadata.namespace.as_deref() == Some(namespace) && r.spec.node == node).await
+    }
+
+    async fn recording_of_file(&self, namespace: &str, pool: &str, file: &str) -> Result<Option<Recording>, Error> {
+        let is_it = |r: &Recording| {
+            r.metadata.namespace.as_deref() == Some(namespace) && r.spec.pool == pool && r.spec.file_name == file
+        };
+        Ok(self.matching(is_it).await?.into_iter().next())
+    }
+
+    async fn recordings_of(&self, namespace: &str, broadcast: Option<&str>) -> Result<Vec<Recording>, Error> {
+        let is_one = |r: &Recording| {
+            r.metadata.namespace.as_deref() == Some(namespace)
+                && broadcast.is_none_or(|name| r.spec.broadcast.name == name)
+        };
+        self.matching(is_one).await
+    }
+
+    async fn delete_recording(&self, key: &Key, uid: &str) -> Result<(), Error> {
+        let (key, uid) = (key.clone(), uid.to_owned());
+        self.remove::<Recording>(move |table| delete(table, &key, &uid, None)).await
+    }
+
+    async fn release_recording(&self, known: &Recording) -> Result<(), Error> {
+        let mut known = known.clone();
+        self.remove(move |table| {
+            // Its status may have changed: the file is gone all the same.
+            if let Some(row) = table.get::<Recording>(&Key::of_recording(&known))? {
+                known.metadata.resource_version = row.metadata.resource_version;
+            }
+            release(table, &known, RECORDING_FINALIZER)
+        })
+        .await
+    }
+
+    async fn annotate(&self, key: &Key, uid: &str, name: &str, value: Option<&str>) -> Result<Broadcast, Error> {
+        let (key, uid, name, value) = (key.clone(), uid.to_owned(), name.to_owned(), value.map(str::to_owned));
+        self.write(move |table| annotate(table, &key, &uid, name, value)).await
+    }
+}
+
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 enum Request {
-    Get {
-        key: Key,
-        reply: Reply<Option<Broadcast>>,
-    },
-    List {
-        reply: Reply<Vec<Broadcast>>,
-    },
-    Create {
-        broadcast: Box<Broadcast>,
-        reply: Reply<Broadcast>,
-    },
-    Apply {
-        broadcast: Box<Broadcast>,
-        reply: Reply<Broadcast>,
-    },
-    Patch {
-        key: Key,
-        uid: String,
-        patch: Patch,
-        reply: Reply<Broadcast>,
-    },
-    /// With a version: only while the row has it.
-    Delete {
-        key: Key,
-        uid: String,
-        version: Option<String>,
-        reply: Reply<()>,
-    },
-    Release {
-        known: Box<Broadcast>,
-        reply: Reply<()>,
-    },
-    Close {
-        reply: Reply<()>,
-    },
+    Work(Box<dyn FnOnce(&Table) -> Settled + Send>),
+    Close { reply: Reply<()> },
 }
 
 /// An answer that waits for the commit, and what followers get with it.
@@ -241,21 +309,7 @@ fn write(mut table: Table, mut inbox: mpsc::Receiver<Request>, changes: &broadca
 
 fn settle(table: &Table, request: Request) -> Settled {
     match request {
-        Request::Get { key, reply } => reply_to(reply, table.get(&key), |_| None),
-        Request::List { reply } => reply_to(reply, table.list(), |_| None),
-        Request::Create { broadcast, reply } => reply_to(reply, table.create(&broadcast), applied),
-        Request::Apply { broadcast, reply } => reply_to(reply, put(table, &broadcast), applied),
-        Request::Patch { key, uid, patch, reply } => reply_to(reply, patch_row(table, &key, &uid, &patch), applied),
-        Request::Delete { key, uid, version, reply } => {
-            let result = delete(table, &key, &uid, version.as_deref());
-            let change = result.as_ref().ok().cloned();
-            reply_to(reply, result.map(|_| ()), |()| change)
-        }
-        Request::Release { known, reply } => {
-            let result = release(table, &known);
-            let change = result.as_ref().ok().cloned().flatten();
-            reply_to(reply, result.map(|_| ()), |()| change)
-        }
+        Request::Work(work) => work(table),
         Request::Close { reply } => reply_to(reply, Ok(()), |()| None),
     }
 }
@@ -273,88 +327,6 @@ fn reply_to<T: Send + 'static>(
     Settled { answer: Box::new(answer), change }
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "the shape that reply_to takes")]
-fn applied(broadcast: &Broadcast) -> Option<Change> {
-    Some(Change::Applied(Arc::new(broadcast.clone())))
-}
-
-fn put(table: &Table, broadcast: &Broadcast) -> Result<Broadcast, Error> {
-    let Some(mut row) = table.get(&Key::of(broadcast))? else {
-        return table.create(broadcast);
-    };
-    immutable("spec.pool", &row.spec.pool, &broadcast.spec.pool)?;
-    immutable("spec.streamID", &row.spec.stream_id, &broadcast.spec.stream_id)?;
-    let same: bool = row.spec == broadcast.spec && row.metadata.labels == broadcast.metadata.labels;
-    if same {
-        return Ok(row);
-    }
-    if row.spec != broadcast.spec {
-        row.metadata.generation = row.metadata.generation.map(|g| g + 1);
-    }
-    row.spec = BroadcastSpec::clone(&broadcast.spec);
-    row.metadata.labels.clone_from(&broadcast.metadata.labels);
-    table.update(row)
-}
-
-fn immutable<T: PartialEq>(field: &str, old: &T, new: &T) -> Result<(), Error> {
-    if old == new { Ok(()) } else { Err(Error::Invalid { message: format!("{field} is immutable") }) }
-}
-
-fn patch_row(table: &Table, key: &Key, uid: &str, patch: &Patch) -> Result<Broadcast, Error> {
-    let row = table.get(key)?.ok_or(Error::NotFound)?;
-    if row.metadata.uid.as_deref() != Some(uid) {
-        return Err(Error::Conflict);
-    }
-    let mut value = serde_json::to_value(&row).map_err(unavailable)?;
-    if let Err(error) = json_patch::patch(&mut value, patch) {
-        return Err(match error.kind {
-            PatchErrorKind::TestFailed => Error::Conflict,
-            _ => Error::Invalid { message: error.to_string() },
-        });
-    }
-    let patched: Broadcast =
-        serde_json::from_value(value).map_err(|error| Error::Invalid { message: error.to_string() })?;
-    // Like a status subresource: nothing but the status changes.
-    table.update(Broadcast { status: patched.status, ..row })
-}
-
-fn delete(table: &Table, key: &Key, uid: &str, version: Option<&str>) -> Result<Change, Error> {
-    let mut row = table.get(key)?.ok_or(Error::NotFound)?;
-    let changed = version.is_some() && row.metadata.resource_version.as_deref() != version;
-    if row.metadata.uid.as_deref() != Some(uid) || changed {
-        return Err(Error::Conflict);
-    }
-    if row.metadata.finalizers.iter().flatten().next().is_none() {
-        table.remove(key)?;
-        return Ok(Change::Deleted { key: key.clone(), uid: uid.to_owned() });
-    }
-    if row.metadata.deletion_timestamp.is_none() {
-        row.metadata.deletion_timestamp = Some(table.now());
-        row = table.update(row)?;
-    }
-    Ok(Change::Applied(Arc::new(row)))
-}
-
-fn release(table: &Table, known: &Broadcast) -> Result<Option<Change>, Error> {
-    let key = Key::of(known);
-    let Some(mut row) = table.get(&key)? else {
-        return Ok(None);
-    };
-    if row.metadata.uid != known.metadata.uid {
-        return Ok(None);
-    }
-    if row.metadata.resource_version != known.metadata.resource_version {
-        return Err(Error::Conflict);
-    }
-    let finalizers = row.metadata.finalizers.get_or_insert_default();
-    finalizers.retain(|f| f != tallylight_crds::HOOKS_FINALIZER);
-    if finalizers.is_empty() && row.metadata.deletion_timestamp.is_some() {
-        table.remove(&key)?;
-        return Ok(Some(Change::Deleted { key, uid: row.metadata.uid.unwrap_or_default() }));
-    }
-    Ok(Some(Change::Applied(Arc::new(table.update(row)?))))
-}
-
 fn closed() -> Error {
     Error::Unavailable { source: "the store is closed".into() }
 }
@@ -366,6 +338,8 @@ fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use tallylight_crds::BroadcastSpec;
 
     use super::*;
     use crate::{Claim, Input, Owner, commit};
@@ -436,5 +410,32 @@ mod tests {
         named.spec.pool = "other".into();
         assert!(matches!(store.apply(&named).await, Err(Error::Invalid { message }) if message.contains("spec.pool")));
         store.close().await;
+    }
+
+    /// What 0.1.0 left behind.
+    #[tokio::test]
+    async fn a_database_of_the_first_version_opens_and_takes_recordings() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.db");
+        let old = rusqlite::Connection::open(&path).unwrap();
+        let row = serde_json::to_string(&broadcast("old")).unwrap();
+        old.execute_batch(
+            "CREATE TABLE broadcasts (
+               namespace TEXT NOT NULL, name TEXT NOT NULL, object TEXT NOT NULL,
+               PRIMARY KEY (namespace, name)) STRICT, WITHOUT ROWID;
+             PRAGMA user_version = 1",
+        )
+        .unwrap();
+        old.execute("INSERT INTO broadcasts VALUES ('default', 'old', ?1)", [row]).unwrap();
+        drop(old);
+
+        let store = open(&dir);
+
+        assert_eq!(store.list().await.unwrap()[0].stream_id(), "old");
+        assert!(store.recordings().await.unwrap().is_empty());
+        store.close().await;
+        let version: i64 =
+            rusqlite::Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, 2, "an older program must not open it");
     }
 }

@@ -3,9 +3,9 @@
 use std::{fmt, future::Future};
 
 use json_patch::Patch;
-use tallylight_crds::{Broadcast, MediaPool, StreamId, object_name};
+use tallylight_crds::{Broadcast, MediaPool, Recording, StreamId, object_name};
 
-/// Where a Broadcast is: namespace and object name.
+/// Where an object is: namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Key {
     pub namespace: String,
@@ -25,6 +25,26 @@ impl Key {
         Self {
             namespace: broadcast.metadata.namespace.clone().unwrap_or_default(),
             name: broadcast.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Key {
+    /// The place of a Recording that came from a store, or is about to be made.
+    #[must_use]
+    pub fn of_recording(recording: &Recording) -> Self {
+        Self {
+            namespace: recording.metadata.namespace.clone().unwrap_or_default(),
+            name: recording.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The place of the Broadcast that was recorded.
+    #[must_use]
+    pub fn of_recorded(recording: &Recording) -> Self {
+        Self {
+            namespace: recording.metadata.namespace.clone().unwrap_or_default(),
+            name: recording.spec.broadcast.name.clone(),
         }
     }
 }

@@ -484,7 +484,7 @@ proptest! {
     fn an_event_has_the_same_id_however_often_it_is_derived(
         uid in "[0-9a-f-]{36}", session in 1..1000_i64, sequence in 1..1000_i64, second in 0..1_000_000_i64,
     ) {
-        let event = |time| Event { sequence, session, action: Action::LiveStreamStarted, time, reason: None };
+        let event = |time| Event { sequence, session, action: Action::LiveStreamStarted, time, reason: None, vod: None };
         let id = crate::event_id(&uid, &event(at(second)));
         prop_assert_eq!(id, crate::event_id(&uid, &event(at(0))), "the time is no part of it");
         prop_assert_eq!(id.get_version_num(), 5);
