@@ -1,4 +1,4 @@
-//! One suite that every [`Store`] passes: it speaks of the machine's promises, not of a store's ways.
+//! One suite that every [`Store`] of Broadcasts and [`Recordings`] passes: it speaks of the machine's promises, not of a store's ways.
 //!
 //! `tests/` runs it against a real API server, this crate against SQLite.
 
@@ -10,13 +10,15 @@ use tallylight_crds::{
     Away, Broadcast, BroadcastSpec, BroadcastState, HOOKS_FINALIZER, Protocol, Reason, SessionState,
 };
 
-use crate::{Claim, Committed, Error, Input, Key, Owner, Rejection, Store, commit, event_id};
+use crate::{Claim, Committed, Error, Input, Key, Owner, Recordings, Rejection, Store, commit, event_id};
+
+mod recordings;
 
 /// Runs every case in a namespace, each on Broadcasts of its own.
 ///
 /// # Panics
 /// When the store breaks a promise.
-pub async fn run<S: Store>(store: &S, namespace: &str) {
+pub async fn run<S: Store + Recordings>(store: &S, namespace: &str) {
     let suite = Suite { store, namespace };
     suite.a_broadcast_starts_idle().await;
     suite.a_name_is_taken_once().await;
@@ -34,6 +36,7 @@ pub async fn run<S: Store>(store: &S, namespace: &str) {
     suite.a_held_broadcast_goes_when_it_is_released().await;
     suite.a_nodes_sessions_are_found().await;
     suite.many_writers_lose_nothing().await;
+    suite.recordings().await;
 }
 
 struct Suite<'a, S> {

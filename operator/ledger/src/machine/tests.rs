@@ -217,6 +217,53 @@ fn a_lane_that_never_failed_is_not_written_down() {
     assert_eq!(written(&backoff, &Input::SetLane(idle.clone())).hooks.lane, Some(idle));
 }
 
+fn announcing(recording: usize, session: i64, settled: &[usize]) -> Input {
+    let name = |at: &usize| format!("rec-{at}");
+    Input::Announce(Announce {
+        action: Action::VodReady,
+        vod: Vod { id: name(&recording), name: "x.mp4".into(), duration_milliseconds: Some(1) },
+        session,
+        time: at(20),
+        settled: settled.iter().map(name).collect(),
+    })
+}
+
+#[test]
+fn a_recording_is_told_of_once_however_often_and_in_whatever_state_of_the_session() {
+    let told = written(&live(), &announcing(1, 1, &[]));
+    assert_eq!((told.hooks.last_sequence, told.hooks.pending[1].action), (2, Action::VodReady));
+    assert_eq!(told.hooks.announced, [Announced { recording: "rec-1".into(), sequence: 2 }]);
+    assert_eq!(apply(&told, &announcing(1, 1, &[])), Ok(Step::Settled));
+    let ended = written(&told, &end(&told, 30));
+    let acked = written(&ended, &Input::Ack { through: 3, lane: None });
+    assert_eq!(apply(&acked, &announcing(1, 1, &[])), Ok(Step::Settled), "also when the receiver has it");
+
+    let next = written(&acked, &announcing(2, 1, &[1]));
+
+    assert_eq!(next.hooks.announced, [Announced { recording: "rec-2".into(), sequence: 4 }], "one that is noted goes");
+    assert_eq!(apply(&live(), &announcing(1, 2, &[])), Err(Rejection::NoSuchSession));
+}
+
+#[test]
+fn recordings_leave_room_for_a_start_and_its_end_and_the_list_of_them_is_bounded() {
+    let mut status = written(&live(), &end(&live(), 1));
+    let mut recording = 0;
+    let refusal = loop {
+        recording += 1;
+        match apply(&status, &announcing(recording, 1, &[recording - 1])) {
+            Ok(Step::Write(transition)) => status = transition.status,
+            other => break other,
+        }
+    };
+    assert_eq!(refusal, Err(Rejection::LedgerFull));
+    let next = written(&status, &claim("b", "node-1", 90));
+    assert_eq!(written(&next, &end(&next, 95)).hooks.pending.len(), MAX_PENDING);
+
+    let full = (0..MAX_ANNOUNCED).fold(live(), |status, at| written(&status, &announcing(at, 1, &[])));
+    assert_eq!(apply(&full, &announcing(99, 1, &[])), Err(Rejection::LedgerFull), "none has noted its event");
+    assert!(matches!(apply(&full, &announcing(99, 1, &[3])), Ok(Step::Write(_))));
+}
+
 #[test]
 fn a_full_ledger_refuses_a_start_but_has_room_for_every_end() {
     let mut status = BroadcastStatus::default();
@@ -285,7 +332,24 @@ enum Move {
     Crash {
         actor: usize,
     },
+    /// Reads all recordings, after whatever it has read of the Broadcast.
+    Look {
+        actor: usize,
+    },
+    /// Tells of a recording that has noted nothing, as far as the actor has seen.
+    Announce {
+        actor: usize,
+        recording: usize,
+    },
+    /// Lets a recording note its event.
+    Note {
+        actor: usize,
+        recording: usize,
+    },
 }
+
+/// Recordings that are done, whoever made them.
+const RECORDINGS: usize = 3;
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let actor = 0..4_usize;
@@ -300,7 +364,10 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         3 => actor.clone().prop_map(|actor| Move::Leave { actor }),
         1 => (0..40_i64).prop_map(|seconds| Move::Wait { seconds }),
         4 => (actor.clone(), 1..4_usize).prop_map(|(actor, events)| Move::Ack { actor, events }),
-        1 => actor.prop_map(|actor| Move::Crash { actor }),
+        1 => actor.clone().prop_map(|actor| Move::Crash { actor }),
+        2 => actor.clone().prop_map(|actor| Move::Look { actor }),
+        4 => (actor.clone(), 0..RECORDINGS).prop_map(|(actor, recording)| Move::Announce { actor, recording }),
+        4 => (actor, 0..RECORDINGS).prop_map(|(actor, recording)| Move::Note { actor, recording }),
     ];
     prop::collection::vec(one, 1..120)
 }
@@ -309,6 +376,10 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 struct World {
     object: Value,
     reads: Vec<BroadcastStatus>,
+    /// The events that recordings have noted.
+    noted: [Option<i64>; RECORDINGS],
+    /// Which recordings had noted one when the actor looked, since its last reading of the Broadcast.
+    looks: Vec<Option<[bool; RECORDINGS]>>,
     owned: Vec<Option<Owner>>,
     log: Vec<Event>,
     acked: Vec<i64>,
@@ -325,6 +396,8 @@ impl World {
         Self {
             object,
             reads: vec![status; 4],
+            noted: [None; RECORDINGS],
+            looks: vec![None; 4],
             owned: vec![None; 4],
             log: vec![],
             acked: vec![],
@@ -336,6 +409,11 @@ impl World {
 
     fn status(&self) -> BroadcastStatus {
         serde_json::from_value(self.object["status"].clone()).unwrap()
+    }
+
+    fn read(&mut self, actor: usize) {
+        self.reads[actor] = self.status();
+        self.looks[actor] = None;
     }
 
     /// Decides on what the actor has read, and sends the patch; says whether the effect is there.
@@ -363,6 +441,7 @@ impl World {
         self.resumed += u32::from(before.session.away.is_some() && after.state == BroadcastState::Live);
         if again {
             self.reads[actor] = after;
+            self.looks[actor] = None;
             return self.send(actor, input);
         }
         true
@@ -370,7 +449,7 @@ impl World {
 
     fn play(&mut self, step: &Move) {
         match *step {
-            Move::Read { actor } => self.reads[actor] = self.status(),
+            Move::Read { actor } => self.read(actor),
             Move::Claim { actor } => self.claim(actor, false),
             Move::ClaimTwice { actor } => self.claim(actor, true),
             Move::End { actor } => self.end(actor, false),
@@ -392,6 +471,24 @@ impl World {
                 }
             }
             Move::Crash { actor } => self.owned[actor] = None,
+            Move::Look { actor } => self.looks[actor] = Some(self.noted.map(|noted| noted.is_some())),
+            Move::Announce { actor, recording } => self.announce(actor, recording),
+            Move::Note { actor, recording } => {
+                let name = format!("rec-{recording}");
+                let known = self.reads[actor].hooks.announced.iter().find(|known| known.recording == name);
+                if let Some(sequence) = known.map(|known| known.sequence) {
+                    assert!(self.noted[recording].is_none_or(|noted| noted == sequence), "one event a recording");
+                    self.noted[recording] = Some(sequence);
+                }
+            }
+        }
+    }
+
+    fn announce(&mut self, actor: usize, recording: usize) {
+        let looked = *self.looks[actor].get_or_insert_with(|| self.noted.map(|noted| noted.is_some()));
+        if !looked[recording] {
+            let settled: Vec<usize> = (0..RECORDINGS).filter(|at| looked[*at]).collect();
+            self.send(actor, &announcing(recording, 1, &settled));
         }
     }
 
@@ -400,7 +497,7 @@ impl World {
         let input = claim(&format!("claim-{}", self.claims), &format!("node-{actor}"), self.now);
         let mut done = self.send(actor, &input);
         if twice {
-            self.reads[actor] = self.status();
+            self.read(actor);
             let again = self.send(actor, &input);
             assert!(again || !done, "a claim that took effect is found again");
             done = again;
@@ -412,13 +509,13 @@ impl World {
 
     fn end(&mut self, actor: usize, twice: bool) {
         let Some(owner) = self.owned[actor] else { return };
-        self.reads[actor] = self.status();
+        self.read(actor);
         let stale = Owner::of(&self.status().session) != owner;
         let input = Input::End { owner, reason: Reason::PublisherLost, time: at(self.now) };
         let before = self.log.len();
         let done = self.send(actor, &input);
         if twice {
-            self.reads[actor] = self.status();
+            self.read(actor);
             assert_eq!(self.send(actor, &input), done);
         }
         assert!(!(stale && self.log.len() > before), "a stale epoch never writes");
@@ -426,7 +523,7 @@ impl World {
 
     fn leave(&mut self, actor: usize) {
         let Some(owner) = self.owned[actor] else { return };
-        self.reads[actor] = self.status();
+        self.read(actor);
         let (before, stale) = (self.status(), Owner::of(&self.status().session) != owner);
         let done = self.send(actor, &Input::Park { owner, away: away(self.now) });
         assert!(!stale || self.status() == before, "a stale epoch never writes");
@@ -469,9 +566,16 @@ proptest! {
             world.play(step);
         }
         for (at, event) in world.log.iter().enumerate() {
+            prop_assert_eq!(event.sequence, i64::try_from(at).unwrap() + 1, "sequences have no gap");
+        }
+        let (vods, sessions): (Vec<&Event>, Vec<&Event>) = world.log.iter().partition(|event| event.vod.is_some());
+        let mut told: Vec<_> = vods.iter().map(|event| &event.vod.as_ref().unwrap().id).collect();
+        told.sort();
+        told.dedup();
+        prop_assert_eq!(told.len(), vods.len(), "a recording is told of once");
+        for (at, event) in sessions.into_iter().enumerate() {
             let action = if at % 2 == 0 { Action::LiveStreamStarted } else { Action::LiveStreamEnded };
             prop_assert_eq!(event.action, action, "starts and ends alternate");
-            prop_assert_eq!(event.sequence, i64::try_from(at).unwrap() + 1, "sequences have no gap");
             prop_assert_eq!(event.session, i64::try_from(at / 2).unwrap() + 1, "an end belongs to the start before it");
         }
         let sessions = world.log.iter().filter(|event| event.action == Action::LiveStreamStarted).count();
