@@ -350,6 +350,13 @@ impl Broadcast {
         self.status.clone().unwrap_or_default()
     }
 
+    /// Whether events with this action are sent, by its own settings over those of its pool.
+    #[must_use]
+    pub fn sends(&self, pool: Option<&crate::MediaPoolSpec>, action: Action) -> bool {
+        let defaults = pool.map(|pool| pool.stream_defaults().hooks).unwrap_or_default();
+        self.spec.hooks.clone().unwrap_or_default().or(&defaults).sends(action)
+    }
+
     /// Whether a node made it for an unregistered id.
     #[must_use]
     pub fn is_ephemeral(&self) -> bool {
@@ -359,6 +366,12 @@ impl Broadcast {
 }
 
 impl Action {
+    /// Whether it is sent by a spec that names `only` these actions; one that names none sends all but `vodFailed`.
+    #[must_use]
+    pub fn is_sent(self, only: Option<&[Self]>) -> bool {
+        only.map_or(self != Self::VodFailed, |only| only.contains(&self))
+    }
+
     /// The wire spelling.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -64,9 +64,6 @@ impl Hooks {
     /// Whether events with this action are sent.
     #[must_use]
     pub fn sends(&self, action: Action) -> bool {
-        match &self.actions {
-            Some(only) => only.contains(&action),
-            None => action != Action::VodFailed,
-        }
+        action.is_sent(self.actions.as_deref())
     }
 }

@@ -530,7 +530,7 @@ fn denied(key: &Key, rejection: &Rejection) -> Denied {
             Denied::OnAir
         }
         Rejection::LedgerFull => Denied::LedgerFull,
-        Rejection::Fenced | Rejection::NotAppended => {
+        Rejection::Fenced | Rejection::NotAppended | Rejection::NoSuchSession => {
             warn!(broadcast = %key, %rejection, "claim refused");
             Denied::Unavailable
         }

@@ -175,6 +175,7 @@ impl Member {
                 match change {
                     Change::Applied(broadcast) => claims.observe(&broadcast),
                     Change::Deleted { key, .. } => claims.observe_gone(&key),
+                    Change::Recorded(_) | Change::RecordingDeleted(_) => {}
                 }
             }
         }));

@@ -99,6 +99,7 @@ impl Rig {
                 match change {
                     Change::Applied(broadcast) => follower.observe(&broadcast),
                     Change::Deleted { key, .. } => follower.observe_gone(&key),
+                    Change::Recorded(_) | Change::RecordingDeleted(_) => {}
                 }
             }
         }));

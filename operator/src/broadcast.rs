@@ -11,7 +11,9 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use json_patch::PatchOperation;
 use kube::{ResourceExt as _, core::DeserializeGuard, runtime::controller::Action};
-use ledger::{Committed, Input, Key, KubeStore, Owner, Store as _, Windows, commit, disposal, disposal::Disposal};
+use ledger::{
+    Committed, Input, Key, KubeStore, Owner, Recordings as _, Store as _, Windows, commit, disposal, disposal::Disposal,
+};
 use tallylight_crds::{Away, Broadcast, BroadcastStatus, HOOKS_FINALIZER, Reason, SessionState};
 
 use crate::{
@@ -21,6 +23,7 @@ use crate::{
     node_watch::SharedNodes,
     nodes::Availability,
     paused::is_paused,
+    recording::Index,
     resolve::Pools,
     secrets::Secrets,
 };
@@ -28,7 +31,7 @@ use crate::{
 pub(crate) mod key;
 pub(crate) mod observe;
 
-use observe::{Pool, StreamKey, Surroundings};
+use observe::{Pool, Recorded, StreamKey, Surroundings};
 
 /// What the cache holds: a Broadcast that this version can read, or the reason why it cannot.
 pub(crate) type Guarded = DeserializeGuard<Broadcast>;
@@ -49,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) failures: Failures,
     pub(crate) verified: key::Verified,
     pub(crate) windows: Mutex<Windows>,
+    /// How the recordings of each Broadcast are.
+    pub(crate) recordings: Index,
     pub(crate) leadership: Leadership,
 }
 
@@ -62,6 +67,12 @@ impl Failures {
         let count = failures.entry(uid).or_insert(0);
         *count += 1;
         *count
+    }
+
+    /// How often it has failed now, and how long to wait before the next attempt.
+    pub(crate) fn wait(&self, uid: String) -> (u32, Duration) {
+        let attempt = self.count(uid);
+        (attempt, RETRY.1.min(RETRY.0 * 2_u32.saturating_pow(attempt.min(10) - 1)))
     }
 
     /// The object is well, or gone.
@@ -79,6 +90,8 @@ pub(crate) enum Error {
     ParkSession { source: ledger::Error },
     #[error("failed to delete the Broadcast")]
     Delete { source: ledger::Error },
+    #[error("failed to read the recordings of the Broadcast")]
+    ReadRecordings { source: ledger::Error },
     #[error("failed to release the Broadcast")]
     Release { source: ledger::Error },
     #[error("failed to hold the Broadcast until its events are settled")]
@@ -109,7 +122,8 @@ impl Context {
 impl Context {
     /// Conditions for a patch that the dispatcher is about to send: they cost no write of their own then.
     pub(crate) fn annotate(&self, broadcast: &Broadcast, after: &BroadcastStatus) -> Vec<PatchOperation> {
-        let around = Surroundings { pool: self.pool_of(broadcast), key: observe::key_in(broadcast) };
+        let recorded = self.recordings.recorded(broadcast);
+        let around = Surroundings { pool: self.pool_of(broadcast), key: observe::key_in(broadcast), recorded };
         observe::patch(broadcast, after, around, now()).unwrap_or_default()
     }
 
@@ -163,8 +177,7 @@ pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Re
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of an error policy")]
 pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
-    let attempt = context.failures.count(object.uid().unwrap_or_default());
-    let wait = RETRY.1.min(RETRY.0 * 2_u32.saturating_pow(attempt.min(10) - 1));
+    let (attempt, wait) = context.failures.wait(object.uid().unwrap_or_default());
     context.metrics.reconciled(ReconcileResult::Failed);
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     tracing::warn!(broadcast = %object.name_any(), %error, source, attempt, ?wait, "reconcile failed");
@@ -180,6 +193,9 @@ async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Act
         Disposal::End(owner) => {
             close(broadcast, owner, Reason::Stopped, context).await?;
             return Ok(Action::await_change());
+        }
+        Disposal::Release | Disposal::Delete if is_held(broadcast, context).await? => {
+            return Ok(Action::await_change()); // its recordings wake it when they are told of, or gone
         }
         Disposal::Release => {
             return match context.store.release(broadcast).await {
@@ -213,6 +229,19 @@ async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Act
         StreamKey::Absent | StreamKey::Forbidden => Some(Duration::from_secs(30)),
     };
     Ok(awaited.into_iter().chain(recheck).min().map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Whether a recording will still be told of. Asked of the API server: one may have begun that the cache does not know.
+async fn is_held(broadcast: &Broadcast, context: &Context) -> Result<bool, Error> {
+    if !disposal::may_be_held(broadcast) {
+        return Ok(false);
+    }
+    let key = Key::of(broadcast);
+    match context.store.recordings_of(&key.namespace, Some(&key.name)).await {
+        Ok(recordings) => Ok(disposal::holds(broadcast, &recordings)),
+        Err(ledger::Error::NotFound) => Ok(false), // the kind is not served: there are none
+        Err(source) => Err(Error::ReadRecordings { source }),
+    }
 }
 
 /// Ends the session of a publisher that did not come back in time.
@@ -283,8 +312,11 @@ async fn close(broadcast: &Broadcast, owner: Owner, reason: Reason, context: &Co
 }
 
 async fn write_conditions(broadcast: &Broadcast, key: StreamKey, context: &Context) -> Result<(), Error> {
-    let around = Surroundings { pool: context.pool_of(broadcast), key };
     let status = broadcast.status_or_default();
+    // That all is well is said with the next acknowledgement, and is worth no write of its own.
+    let was_in_trouble = observe::is_in_trouble(&status);
+    let recorded = context.recordings.recorded(broadcast).filter(|now| *now != Recorded::Well || was_in_trouble);
+    let around = Surroundings { pool: context.pool_of(broadcast), key, recorded };
     let Some(operations) = observe::patch(broadcast, &status, around, now()) else { return Ok(()) };
     // The conditions speak of this state of the ledger: a later one brings its own.
     let guard = ledger::unchanged(&status);

@@ -26,6 +26,7 @@ use crate::{
     paused::{is_paused, prune_annotations},
     pool::wakes::{SessionChanges, Wakes},
     pool_keys::PoolKeys,
+    recording::watch::RecordingWake,
     scope::{Place, Scope},
 };
 
@@ -36,7 +37,7 @@ const DEBOUNCE: Duration = Duration::from_millis(500);
 /// Wake-ups on their way to a controller. When full, the one who wakes waits.
 pub(crate) const WAKE_UPS: usize = 1024;
 /// Objects a page of a list.
-const PAGE: u32 = 500;
+pub(crate) const PAGE: u32 = 500;
 
 /// A watch of MediaPools that fills a cache.
 pub(crate) type PoolWatch = (Place, Writer<MediaPool>, Api<MediaPool>);
@@ -62,6 +63,8 @@ pub(crate) enum Wake {
     },
     /// It has become known which pools of the watched namespace take publishers.
     Place(Place),
+    /// Something about the recordings of that Broadcast that concerns it.
+    Recorded(Key),
     /// This process has come to lead: what changed before was nobody's, or another's, to do.
     Everything,
 }
@@ -137,6 +140,7 @@ async fn run_pool_watch(watch: PoolWatch, followers: PoolFollowers, health: Heal
 /// woken when their pool turns.
 pub(crate) fn forward_changes(
     wake: mpsc::Sender<Wake>,
+    recordings: mpsc::Sender<RecordingWake>,
     pools: Wakes,
     metrics: Metrics,
     tasks: &TaskTracker,
@@ -144,8 +148,22 @@ pub(crate) fn forward_changes(
     let (changes, mut inbox) = mpsc::channel(WAKE_UPS);
     tasks.spawn(async move {
         while let Some(change) = inbox.recv().await {
+            let concerned = match &change {
+                Change::Found { node, pool } => {
+                    pool.as_ref().map(|pool| RecordingWake::Pool(Key { name: pool.clone(), ..node.clone() }))
+                }
+                Change::Lost { node, .. } | Change::Gone { node } => Some(RecordingWake::Node(node.clone())),
+                Change::Turned { pool, .. } => Some(RecordingWake::Pool(pool.clone())),
+                Change::Listed { .. } => Some(RecordingWake::Everything),
+            };
+            if let Some(concerned) = concerned
+                && recordings.send(concerned).await.is_err()
+            {
+                return;
+            }
             let (pool, woken) = match change {
                 Change::Found { node, pool } => (pool.map(|name| Key { name, ..node }), None),
+                Change::Gone { .. } => (None, None),
                 Change::Lost { node, pool, cause } => {
                     metrics.node_lost(cause);
                     let Key { namespace, name } = node.clone();
@@ -170,7 +188,7 @@ pub(crate) fn forward_changes(
     changes
 }
 
-fn prune<K: kube::Resource>(object: &mut K) {
+pub(crate) fn prune<K: kube::Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
     prune_annotations(object);
 }
@@ -307,6 +325,7 @@ fn concerns(wake: &Wake, object: &Guarded) -> bool {
     let namespace = broadcast.metadata.namespace.as_deref();
     match wake {
         Wake::Everything => true,
+        Wake::Recorded(key) => namespace == Some(&key.namespace) && broadcast.metadata.name.as_ref() == Some(&key.name),
         Wake::Place(place) => place.is_none() || namespace == place.as_deref(),
         Wake::Pool { namespace: ns, name } => namespace == Some(ns) && broadcast.spec.pool == *name,
         Wake::Node { namespace: ns, name } => {

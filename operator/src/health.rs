@@ -9,7 +9,7 @@ use std::{
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use kube::{CustomResourceExt as _, runtime::watcher};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tallylight_crds::{Broadcast, MediaPool};
+use tallylight_crds::{Broadcast, MediaPool, Recording};
 use tokio::sync::watch;
 
 use crate::scope::Place;
@@ -27,6 +27,7 @@ pub(crate) struct Health {
 pub(crate) enum Watch {
     Broadcasts,
     Pools,
+    Recordings,
     Leases,
     Pods,
     Services,
@@ -43,7 +44,7 @@ enum Obstacle {
 
 impl Health {
     pub(crate) fn new(registry: Registry, places: &[Place]) -> Self {
-        let watches = [Watch::Broadcasts, Watch::Pools, Watch::Leases, Watch::Pods, Watch::Services];
+        let watches = [Watch::Broadcasts, Watch::Pools, Watch::Recordings, Watch::Leases, Watch::Pods, Watch::Services];
         let all = watches.iter().flat_map(|watch| places.iter().map(|place| (*watch, place.clone())));
         let missing = all.map(|each| (each, Obstacle::Unanswered)).collect();
         Self { registry: Arc::new(Mutex::new(registry)), missing: watch::Sender::new(missing) }
@@ -127,6 +128,7 @@ impl Watch {
         match self {
             Self::Broadcasts => Some(Broadcast::crd_name()),
             Self::Pools => Some(MediaPool::crd_name()),
+            Self::Recordings => Some(Recording::crd_name()),
             Self::Leases | Self::Pods | Self::Services => None,
         }
     }
@@ -137,6 +139,7 @@ impl fmt::Display for Watch {
         f.write_str(match self {
             Self::Broadcasts => "Broadcasts",
             Self::Pools => "MediaPools",
+            Self::Recordings => "Recordings",
             Self::Leases => "Leases",
             Self::Pods => "Pods",
             Self::Services => "Services",
@@ -177,7 +180,7 @@ mod tests {
     fn health() -> (Health, Place) {
         let place = Some("studio".to_owned());
         let health = Health::new(Registry::default(), std::slice::from_ref(&place));
-        for watch in [Watch::Pools, Watch::Leases, Watch::Pods, Watch::Services] {
+        for watch in [Watch::Pools, Watch::Recordings, Watch::Leases, Watch::Pods, Watch::Services] {
             health.synced(watch, &place);
         }
         (health, place)

@@ -15,6 +15,7 @@ mod nodes;
 mod paused;
 mod pool;
 mod pool_keys;
+mod recording;
 mod resolve;
 mod rest_api;
 mod run;

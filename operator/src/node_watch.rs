@@ -205,6 +205,7 @@ fn log(change: &Change) {
     match change {
         Change::Found { node, pool } => tracing::info!(%node, pool, "node.found"),
         Change::Lost { node, pool, cause } => tracing::info!(%node, pool, ?cause, "node.lost"),
+        Change::Gone { node } => tracing::info!(%node, "node.gone"),
         Change::Turned { pool, now } => tracing::info!(%pool, ?now, "pool.turned"),
         Change::Listed { place } => tracing::debug!(place, "nodes.listed"),
     }

@@ -33,6 +33,8 @@ pub(crate) enum Change {
     Found { node: NodeKey, pool: Option<String> },
     /// The node's open sessions must be closed.
     Lost { node: NodeKey, pool: Option<String>, cause: Cause },
+    /// The pod of a node that was lost before is no more.
+    Gone { node: NodeKey },
     /// The pool takes publishers now, or takes none any more.
     Turned { pool: Key, now: Availability },
     /// All Leases and pods of the watched namespace are known, so which of its pools take publishers is.
@@ -156,9 +158,10 @@ impl Nodes {
 
     /// The node's pod is gone from the API, so its containers have ended, or somebody vouched for it by force.
     pub(crate) fn pod_gone(&mut self, node: &NodeKey) -> Option<Change> {
-        self.pods.remove(node);
+        let was_there = self.pods.remove(node);
         self.doors.pod(node, false);
-        self.lose(node, Cause::PodGone)
+        let lost = self.lose(node, Cause::PodGone);
+        lost.or_else(|| (was_there && self.is_lost(node)).then(|| Change::Gone { node: node.clone() }))
     }
 
     /// The node's container has died and is not started again for now. A renewal by the next one finds the node again.
@@ -191,6 +194,21 @@ impl Nodes {
     /// Whether the node's sessions must be closed.
     pub(crate) fn is_lost(&self, node: &NodeKey) -> bool {
         self.nodes.get(node).is_some_and(|node| node.lost)
+    }
+
+    /// Whether a node that is lost has no pod any more, so that nothing of it will come back.
+    pub(crate) fn is_gone(&self, node: &NodeKey) -> bool {
+        let is_known = self.doors.of(&node.namespace, "") != Availability::Unknown;
+        is_known && self.is_lost(node) && !self.pods.contains(node)
+    }
+
+    /// The pool's nodes that live and take publishers, in the order of their names.
+    pub(crate) fn open(&self, namespace: &str, pool: &str) -> Vec<String> {
+        let is_open = |(key, node): &(&NodeKey, &Node)| {
+            let is_alive = !node.lost && node.renewal.is_some();
+            is_alive && key.namespace == namespace && node.pool.as_deref() == Some(pool) && self.doors.takes(key)
+        };
+        self.nodes.iter().filter(is_open).map(|(key, _)| key.name.clone()).collect()
     }
 
     /// All Leases, or all pods, of a watched namespace are known.

@@ -25,6 +25,7 @@ use crate::{
     node_watch::{self, SharedNodes},
     pool::{self, World, loads::Loads, wakes::Wakes},
     pool_keys::PoolKeys,
+    recording::{self, watch::RecordingWake},
     resolve::Pools,
     rest_api,
     scope::Scope,
@@ -53,6 +54,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     let events = Events::new(client.clone(), args.identity.clone());
     let store = KubeStore::new(client.clone(), "tallylight-operator");
+    let recordings = recording::Index::default();
     let context = Arc::new(broadcast::Context {
         store: store.clone(),
         pools: pools.clone(),
@@ -63,6 +65,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
         failures: broadcast::Failures::default(),
         verified: broadcast::key::Verified::default(),
         windows: Mutex::default(),
+        recordings: recordings.clone(),
         leadership: leadership.clone(),
     });
     let (reports, reported) = Reports::new(&mut registry);
@@ -75,20 +78,34 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
 
     tasks.spawn(events.clone().run(reported, cancel.clone()));
     tasks.spawn(serve(metrics_listener, health.clone().router(), cancel.clone()));
-    tasks.spawn(serve(rest_listener, rest_api::router(&args, store, pools)?, cancel.clone()));
+    tasks.spawn(serve(rest_listener, rest_api::router(&args, store.clone(), pools.clone())?, cancel.clone()));
     let (wake, woken) = mpsc::channel(WAKE_UPS);
     let keys = PoolKeys::start(&client, &leadership, &cancel, &tasks);
     default_pool::start(args.default_pool.clone(), &client, &leadership, &cancel, &tasks);
     let followers =
         PoolFollowers { dispatcher: dispatcher.clone(), broadcasts: wake.clone(), pools: wakes.clone(), keys };
     controllers::watch_pools(pool_watches, &followers, &health, &cancel, &tasks);
-    tasks.spawn(begin_to_lead(leadership.clone(), metrics.leading.clone(), wake.clone(), cancel.clone()));
-    let changes = controllers::forward_changes(wake, wakes.clone(), metrics.clone(), &tasks);
+    let (wake_recording, recording_woken) = mpsc::channel(WAKE_UPS);
+    let everyone = (wake.clone(), wake_recording.clone());
+    tasks.spawn(begin_to_lead(leadership.clone(), metrics.leading.clone(), everyone, cancel.clone()));
+    let changes = controllers::forward_changes(wake.clone(), wake_recording, wakes.clone(), metrics.clone(), &tasks);
     let (seen, noted, told) = (nodes.clone(), loads.clone(), health.clone());
     tasks.spawn(node_watch::run(client.clone(), scope.clone(), seen, noted, changes, told, cancel.clone()));
     let controllers =
         Controllers { context: &context, dispatcher: &dispatcher, health: &health, pools: &wakes, cancel: &cancel };
     let broadcasts = controllers.start(&client, &scope, woken, &tasks);
+    let recorded = recording::Context {
+        store,
+        pools,
+        broadcasts: broadcasts.clone(),
+        nodes: nodes.clone(),
+        index: recordings,
+        wake,
+        failures: broadcast::Failures::default(),
+        metrics: metrics.clone(),
+        leadership: leadership.clone(),
+    };
+    recording::watch::start(&client, &scope, &Arc::new(recorded), &health, recording_woken, &cancel, &tasks);
     let world = World::watch(&client, &scope, &wakes, &health, &cancel, &tasks);
     let given = pool::Given { image: args.media_node_image.clone(), rest_upstream: args.media_rest_upstream.clone() };
     let kept = pool::Kept::default();
@@ -146,11 +163,17 @@ async fn ended(contest: Option<tokio::task::JoinHandle<leader::End>>) {
 }
 
 /// Wakes everything when this process comes to lead. It does so until its end.
-async fn begin_to_lead(leadership: Leadership, leading: Gauge, wake: mpsc::Sender<Wake>, cancel: CancellationToken) {
+async fn begin_to_lead(
+    leadership: Leadership,
+    leading: Gauge,
+    (broadcasts, recordings): (mpsc::Sender<Wake>, mpsc::Sender<RecordingWake>),
+    cancel: CancellationToken,
+) {
     if cancel.run_until_cancelled(leadership.gained()).await.is_some() {
         leading.set(1);
-        // The receiver ends with the process.
-        let _woken = wake.send(Wake::Everything).await;
+        // The receivers end with the process.
+        let _woken = broadcasts.send(Wake::Everything).await;
+        let _woken = recordings.send(RecordingWake::Everything).await;
     }
 }
 

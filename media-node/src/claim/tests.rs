@@ -118,6 +118,7 @@ impl Rig {
         let text = |e: &tallylight_crds::Event| match e.action {
             Action::LiveStreamStarted => "started".to_owned(),
             Action::LiveStreamEnded => format!("ended {}", e.reason.unwrap().as_str()),
+            Action::VodReady | Action::VodFailed => e.action.as_str().to_owned(),
         };
         hooks.pending.iter().map(text).collect()
     }

@@ -9,10 +9,10 @@ use std::{
 
 use jiff::Timestamp;
 use ledger::{
-    Change, Error, Input, Key, Owner, SqliteStore, Store, Windows,
+    Change, Error, Input, Key, Owner, Recordings, SqliteStore, Store, Windows,
     disposal::{self, Disposal},
 };
-use tallylight_crds::{Broadcast, Reason};
+use tallylight_crds::{Broadcast, Reason, Recording};
 use tokio::{
     sync::{Semaphore, broadcast::error::RecvError},
     task::JoinSet,
@@ -25,6 +25,9 @@ use webhook::Dispatcher;
 use super::catalog::Catalog;
 use crate::claim::Claims;
 
+mod recordings;
+use recordings::{Kept, Teller};
+
 /// Pause before a ledger that could not be read is read again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,7 @@ pub(super) struct Follower {
     store: SqliteStore,
     claims: Claims<SqliteStore>,
     dispatcher: Dispatcher<SqliteStore, Catalog>,
+    teller: Teller,
     disposing: Arc<Semaphore>,
 }
 
@@ -60,7 +64,9 @@ impl Follower {
         claims: Claims<SqliteStore>,
         dispatcher: Dispatcher<SqliteStore, Catalog>,
     ) -> Self {
-        Self { store, claims, dispatcher, disposing: Arc::new(Semaphore::new(DISPOSALS)) }
+        let disposing = Arc::new(Semaphore::new(DISPOSALS));
+        let teller = Teller::new(store.clone(), Arc::clone(&disposing));
+        Self { store, claims, dispatcher, teller, disposing }
     }
 
     /// Runs until cancelled.
@@ -72,16 +78,19 @@ impl Follower {
     async fn follow(&self) {
         let mut disposals = JoinSet::new();
         loop {
-            let mut away = Away::default();
+            let (mut away, mut kept) = (Away::default(), Kept::default());
             let mut changes = self.store.subscribe();
             // asked before the list: what is not in the list then is gone
             let held = self.claims.held();
-            match self.store.list().await {
-                Ok(all) => {
+            match self.all().await {
+                Ok((all, recordings)) => {
                     let there: HashSet<Key> = all.iter().map(Key::of).collect();
                     held.iter().filter(|key| !there.contains(key)).for_each(|gone| self.claims.observe_gone(gone));
                     for broadcast in all {
                         self.applied(&Arc::new(broadcast), &mut disposals, &mut away);
+                    }
+                    for recording in recordings {
+                        self.teller.recorded(&Arc::new(recording), &mut disposals, &mut kept);
                     }
                 }
                 Err(error) => {
@@ -99,6 +108,10 @@ impl Follower {
                         }
                         continue;
                     }
+                    expired = kept.expired() => {
+                        self.teller.expire(expired, &mut disposals);
+                        continue;
+                    }
                 };
                 match change {
                     Ok(Change::Applied(broadcast)) => self.applied(&broadcast, &mut disposals, &mut away),
@@ -106,6 +119,16 @@ impl Follower {
                         away.forget(&key, &uid);
                         self.claims.observe_gone(&key);
                         self.dispatcher.forget(&uid);
+                    }
+                    Ok(Change::Recorded(recording)) => {
+                        self.teller.recorded(&recording, &mut disposals, &mut kept);
+                        if recording.is_announced() {
+                            self.unheld(&recording, &mut disposals);
+                        }
+                    }
+                    Ok(Change::RecordingDeleted(recording)) => {
+                        kept.forget(&Key::of_recording(&recording));
+                        self.unheld(&recording, &mut disposals);
                     }
                     // more happened than the channel holds: read everything
                     Err(RecvError::Lagged(_)) => break,
@@ -115,11 +138,26 @@ impl Follower {
         }
     }
 
+    async fn all(&self) -> Result<(Vec<Broadcast>, Vec<Recording>), Error> {
+        Ok((self.store.list().await?, self.store.recordings().await?))
+    }
+
+    /// A recording holds its Broadcast no more.
+    fn unheld(&self, recording: &Recording, disposals: &mut JoinSet<()>) {
+        let (store, key, at_once) = (self.store.clone(), Key::of_recorded(recording), Arc::clone(&self.disposing));
+        disposals.spawn(async move {
+            if let Ok(Some(broadcast)) = store.get(&key).await {
+                dispose(store, disposal::next(&broadcast), Arc::new(broadcast), at_once).await;
+            }
+        });
+    }
+
     fn applied(&self, broadcast: &Arc<Broadcast>, disposals: &mut JoinSet<()>, away: &mut Away) {
         away.see(broadcast);
         self.claims.observe(broadcast);
         self.dispatcher.observe(broadcast);
         while disposals.try_join_next().is_some() {}
+        self.teller.has_room(broadcast, disposals);
         let next = disposal::next(broadcast);
         if next != Disposal::None {
             // beside this loop: an event must not wait for the write that ends another Broadcast
@@ -185,8 +223,13 @@ async fn dispose(store: SqliteStore, next: Disposal, broadcast: Arc<Broadcast>, 
             let input = Input::Close { owner, reason: Reason::Stopped, time: Timestamp::now() };
             ledger::commit(&store, &broadcast, &input).await.map(|_| ())
         }
-        Disposal::Release => store.release(&broadcast).await,
-        Disposal::Delete => store.delete_unchanged(&broadcast).await,
+        Disposal::Release | Disposal::Delete => match store.recordings_of(&key.namespace, Some(&key.name)).await {
+            // it is looked at again when the recording is told of
+            Ok(recordings) if disposal::holds(&broadcast, &recordings) => Ok(()),
+            Ok(_) if next == Disposal::Release => store.release(&broadcast).await,
+            Ok(_) => store.delete_unchanged(&broadcast).await,
+            Err(error) => Err(error),
+        },
     };
     match done {
         // it went on meanwhile, and its change is on the way here

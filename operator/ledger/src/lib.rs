@@ -26,7 +26,9 @@ pub use crate::sqlite::{Change, SqliteStore};
 pub use announce::{Announced, Duty, announce, duty, expiry, note};
 pub use commit::{Committed, commit, commit_with};
 pub use event::event_id;
-pub use machine::{Announce, Claim, Input, Owner, Rejection, Step, Transition, apply, has_room, unchanged};
+pub use machine::{
+    Announce, Claim, Input, Owner, Rejection, Step, Transition, apply, has_room, has_room_for_recording, unchanged,
+};
 pub use recordings::Recordings;
 pub use store::{Error, Key, Store};
 pub use windows::Windows;

@@ -138,6 +138,12 @@ pub fn has_room(status: &BroadcastStatus) -> bool {
     status.hooks.pending.len() + ROOM_FOR_END < MAX_PENDING
 }
 
+/// Whether an event of a recording fits, with room for the end of the session, and for another session, after it.
+#[must_use]
+pub fn has_room_for_recording(status: &BroadcastStatus) -> bool {
+    status.hooks.pending.len() + ROOM_FOR_SESSION < MAX_PENDING
+}
+
 fn open(status: &BroadcastStatus, claim: &Claim) -> Result<Step, Rejection> {
     let old = &status.session;
     if old.id.as_deref() == Some(&claim.id) {
@@ -296,7 +302,7 @@ fn tell(status: &BroadcastStatus, announce: &Announce) -> Result<Step, Rejection
     }
     let mut announced: Vec<Announced> =
         hooks.announced.iter().filter(|known| !settled.contains(&known.recording)).cloned().collect();
-    if hooks.pending.len() + ROOM_FOR_SESSION >= MAX_PENDING || announced.len() >= MAX_ANNOUNCED {
+    if !has_room_for_recording(status) || announced.len() >= MAX_ANNOUNCED {
         return Err(Rejection::LedgerFull);
     }
     let event = Event {

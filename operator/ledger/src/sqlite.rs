@@ -35,7 +35,7 @@ pub enum Change {
     Applied(Arc<Broadcast>),
     Deleted { key: Key, uid: String },
     Recorded(Arc<Recording>),
-    RecordingDeleted { key: Key, uid: String },
+    RecordingDeleted(Arc<Recording>),
 }
 
 /// Broadcasts and Recordings in a SQLite file.

@@ -1,6 +1,7 @@
-//! Ant Media Server's REST, as its pages show it, over a ledger's store: create a broadcast, look at one.
+//! Ant Media Server's REST, as its pages show it, over a ledger's store: create a broadcast, look at one,
+//! start and stop to record it, and list, show and delete recordings.
 //!
-//! It writes Broadcasts and reads them; it sends no hook and opens no user's URL. [`input`] is pure and parses what a client
+//! It writes Broadcasts and Recordings and reads them; it sends no hook and opens no user's URL. [`input`] is pure and parses what a client
 //! sent; the rest is the feature `server`.
 
 #[cfg(feature = "server")]
@@ -16,6 +17,8 @@ mod router;
 mod upstream;
 #[cfg(feature = "server")]
 mod view;
+#[cfg(feature = "server")]
+mod vod;
 
 #[cfg(feature = "server")]
 pub use access::{Access, Token, WeakToken};

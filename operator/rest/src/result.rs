@@ -20,15 +20,25 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 #[serde(rename_all = "camelCase")]
 struct Answer<'a> {
     success: bool,
-    message: &'a str,
-    data_id: Option<()>,
+    message: Option<&'a str>,
+    data_id: Option<&'a str>,
     error_id: i32,
 }
 
 /// Answers with this status and why.
 #[must_use]
 pub fn fail(status: StatusCode, message: &str) -> Response {
-    (status, Json(Answer { success: false, message, data_id: None, error_id: 0 })).into_response()
+    (status, Json(Answer { success: false, message: Some(message), data_id: None, error_id: 0 })).into_response()
+}
+
+/// Answers that it was done.
+pub(crate) fn done(message: Option<&str>, data_id: Option<&str>) -> Response {
+    Json(Answer { success: true, message, data_id, error_id: 0 }).into_response()
+}
+
+/// Answers that it was not done, with the status that Ant Media Server has for that: 200.
+pub(crate) fn undone(message: &str) -> Response {
+    fail(StatusCode::OK, message)
 }
 
 /// Why a body was not read.

@@ -9,10 +9,10 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use jiff::Timestamp;
-use ledger::{Error, Key, Store};
+use ledger::{Error, Key, Recordings, Store};
 use tallylight_crds::{Broadcast, StreamId};
 use uuid::Uuid;
 
@@ -22,6 +22,7 @@ use crate::{
     input::{self, Create},
     result::{Unread, fail, read_body},
     view::View,
+    vod,
 };
 
 /// Longest wait for the store; then the answer is a 503.
@@ -60,19 +61,23 @@ pub struct Config<S> {
 
 /// Makes the routes below `/{app}/rest`. With [`Access::LoopbackOnly`] they must be served with the peer's address
 /// (`into_make_service_with_connect_info::<SocketAddr>`): a peer that is not known is refused.
-pub fn router<S: Store>(config: Config<S>) -> Router {
+pub fn router<S: Store + Recordings>(config: Config<S>) -> Router {
     let shared = Arc::new(config);
     Router::new()
         .route("/{app}/rest/broadcast/create", post(create_v1))
         .route("/{app}/rest/v2/broadcasts/create", post(create_v2))
         .route("/{app}/rest/v2/broadcasts/{id}", get(show))
+        .route("/{app}/rest/v2/broadcasts/{id}/recording/{wanted}", put(vod::record))
+        .route("/{app}/rest/v2/vods/list/{offset}/{size}", get(vod::list))
+        .route("/{app}/rest/v2/vods/count", get(vod::count))
+        .route("/{app}/rest/v2/vods/{id}", get(vod::show).delete(vod::delete))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(shared.clone(), guard))
         .with_state(shared)
 }
 
-type Shared<S> = State<Arc<Config<S>>>;
+pub(crate) type Shared<S> = State<Arc<Config<S>>>;
 
 async fn guard<S: Store>(State(config): Shared<S>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
@@ -90,7 +95,8 @@ async fn guard<S: Store>(State(config): Shared<S>, request: Request, next: Next)
 async fn no_route() -> Response {
     fail(
         StatusCode::NOT_FOUND,
-        "no such resource; this API has POST /{app}/rest/v2/broadcasts/create and GET /{app}/rest/v2/broadcasts/{id}",
+        "no such resource; below /{app}/rest/v2 this API has POST broadcasts/create, GET broadcasts/{id}, \
+         PUT broadcasts/{id}/recording/{true|false}, GET vods/list/{offset}/{size}, GET vods/count and GET or DELETE vods/{id}",
     )
 }
 
@@ -100,9 +106,9 @@ async fn wrong_method() -> Response {
 }
 
 /// A path's parameters, or why they cannot be read: a `%` that escapes no UTF-8.
-type Segments<T> = Result<Path<T>, PathRejection>;
+pub(crate) type Segments<T> = Result<Path<T>, PathRejection>;
 
-fn segments<T>(path: Segments<T>) -> Result<T, Failure> {
+pub(crate) fn segments<T>(path: Segments<T>) -> Result<T, Failure> {
     path.map(|Path(found)| found).map_err(|_undecodable| Failure::Path)
 }
 
@@ -149,7 +155,7 @@ async fn show<S: Store>(State(config): Shared<S>, path: Segments<(String, String
     }
 }
 
-async fn find<S: Store>(store: &S, app: &Application, id: &str) -> Result<Option<Broadcast>, Failure> {
+pub(crate) async fn find<S: Store>(store: &S, app: &Application, id: &str) -> Result<Option<Broadcast>, Failure> {
     let Ok(id) = StreamId::parse(id) else {
         return Ok(None);
     };
@@ -189,7 +195,7 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Failure> {
     if body.is_empty() || essence.eq_ignore_ascii_case("application/json") { Ok(body) } else { Err(Failure::NotJson) }
 }
 
-async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+pub(crate) async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
     let answer = tokio::time::timeout(STORE_TIMEOUT, call).await;
     answer.map_err(|_elapsed| Failure::StoreSilent)?.map_err(Failure::Store)
 }
@@ -206,10 +212,12 @@ fn new_stream_id() -> String {
     (0..25).map(digit).collect()
 }
 
-/// Why a request has no Broadcast to show.
+/// Why a request is not answered as asked.
 #[derive(Debug)]
-enum Failure {
+pub(crate) enum Failure {
     Path,
+    /// Offset, size or the query of a list.
+    Page,
     UnknownApplication,
     NotJson,
     Body(Unread),
@@ -227,6 +235,7 @@ impl IntoResponse for Failure {
                 "no application has that name; the first segment of the path must be a MediaPool's spec.app",
             ),
             Self::Path => fail(StatusCode::BAD_REQUEST, "the path must be UTF-8 after its %-escapes are decoded"),
+            Self::Page => fail(StatusCode::BAD_REQUEST, "offset and size must be whole numbers, and the query UTF-8"),
             Self::NotJson => fail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"),
             Self::Body(unread) => unread.into_response(),
             Self::Input(invalid) => fail(StatusCode::BAD_REQUEST, &invalid.to_string()),

@@ -11,10 +11,19 @@ use tallylight_crds::{
 use crate::paused;
 
 /// What a Broadcast depends on, as it was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Surroundings {
     pub(crate) pool: Pool,
     pub(crate) key: StreamKey,
+    /// How the latest session is recorded; nothing when it is not, or when there is no need to say so.
+    pub(crate) recorded: Option<Recorded>,
+}
+
+/// How a session is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    Well,
+    Trouble { reason: &'static str, message: String },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +72,8 @@ pub(crate) fn conditions(
     let accepted = accepted(broadcast);
     let valid = accepted.status == ConditionStatus::True;
     let mut found = vec![accepted];
-    found.extend(ready(broadcast, status, around, valid));
+    found.extend(ready(broadcast, status, &around, valid));
+    found.extend(around.recorded.map(recorded));
     found.push(live(status));
     if paused::is_paused(broadcast) {
         let waiting = status.hooks.pending.len();
@@ -116,6 +126,12 @@ pub(crate) fn patch(
     ])
 }
 
+/// Whether the status says that something is wrong with the recordings.
+pub(crate) fn is_in_trouble(status: &BroadcastStatus) -> bool {
+    let of_recordings = status.conditions.iter().find(|condition| condition.kind == RECORDED);
+    of_recordings.is_some_and(|condition| condition.status == ConditionStatus::False)
+}
+
 /// The patch that says of an object that this version cannot read it.
 pub(crate) fn unreadable(generation: Option<i64>, now: Timestamp) -> Patch {
     let condition = Condition {
@@ -128,6 +144,16 @@ pub(crate) fn unreadable(generation: Option<i64>, now: Timestamp) -> Patch {
     };
     let path = PointerBuf::from_tokens(["status", "conditions"]);
     Patch(vec![PatchOperation::Add(AddOperation { path, value: json!([condition]) })])
+}
+
+/// Kind of the condition of recordings; a Broadcast that never was recorded has none.
+const RECORDED: &str = "Recorded";
+
+fn recorded(recorded: Recorded) -> Finding {
+    match recorded {
+        Recorded::Well => finding(RECORDED, true, "Recorded", "the latest session is, or was, recorded"),
+        Recorded::Trouble { reason, message } => finding(RECORDED, false, reason, message),
+    }
 }
 
 struct Finding {
@@ -162,7 +188,7 @@ fn accepted(broadcast: &Broadcast) -> Finding {
 }
 
 /// Nothing while it is not known: then what was said before holds.
-fn ready(broadcast: &Broadcast, status: &BroadcastStatus, around: Surroundings, valid: bool) -> Option<Finding> {
+fn ready(broadcast: &Broadcast, status: &BroadcastStatus, around: &Surroundings, valid: bool) -> Option<Finding> {
     let pool = &broadcast.spec.pool;
     let not = |reason, message: String| Some(finding("Ready", false, reason, message));
     if !valid {
@@ -259,7 +285,7 @@ mod tests {
 
     use super::*;
 
-    const READY: Surroundings = Surroundings { pool: Pool::Serving, key: StreamKey::NotAsked };
+    const READY: Surroundings = Surroundings { pool: Pool::Serving, key: StreamKey::NotAsked, recorded: None };
 
     fn broadcast() -> Broadcast {
         let mut b = Broadcast::new("studio", BroadcastSpec { pool: "live".into(), ..BroadcastSpec::default() });
@@ -292,7 +318,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let status = BroadcastStatus::default();
-        let with = |pool, key| reason(&broadcast(), &status, Surroundings { pool, key }, "Ready").1;
+        let with = |pool, key| reason(&broadcast(), &status, Surroundings { pool, key, recorded: None }, "Ready").1;
         assert_eq!(with(Pool::Absent, StreamKey::NotAsked), "PoolNotFound");
         assert_eq!(with(Pool::Empty, StreamKey::Known), "NoMediaNode");
         assert_eq!(with(Pool::Serving, StreamKey::Absent), "SecretNotFound");
@@ -301,9 +327,9 @@ mod tests {
 
     #[test]
     fn what_was_said_of_a_pool_holds_until_more_is_known() {
-        let unknown = Surroundings { pool: Pool::Unknown, key: StreamKey::NotAsked };
+        let unknown = Surroundings { pool: Pool::Unknown, key: StreamKey::NotAsked, recorded: None };
         let mut status = BroadcastStatus::default();
-        let first = conditions(&broadcast(), &status, unknown, Timestamp::UNIX_EPOCH);
+        let first = conditions(&broadcast(), &status, unknown.clone(), Timestamp::UNIX_EPOCH);
         assert!(first.iter().all(|condition| condition.kind != "Ready"), "{first:?}");
 
         status.conditions = conditions(&broadcast(), &status, READY, Timestamp::UNIX_EPOCH);
@@ -320,6 +346,7 @@ mod tests {
             action: tallylight_crds::Action::LiveStreamStarted,
             time: Timestamp::UNIX_EPOCH,
             reason: None,
+            vod: None,
         };
         let mut status = BroadcastStatus::default();
         status.hooks.pending = vec![event; tallylight_crds::MAX_PENDING - 1];
@@ -383,6 +410,7 @@ mod tests {
             action: tallylight_crds::Action::LiveStreamStarted,
             time: Timestamp::UNIX_EPOCH,
             reason: None,
+            vod: None,
         });
         let lane = |state| {
             Some(Lane {

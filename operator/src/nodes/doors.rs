@@ -71,6 +71,11 @@ impl Doors {
         is_new && is_known(&self.listed, place)
     }
 
+    /// Whether a node that lives takes publishers.
+    pub(super) fn takes(&self, node: &NodeKey) -> bool {
+        !self.draining.contains(node) && !self.unready.contains(node)
+    }
+
     pub(super) fn of(&self, namespace: &str, pool: &str) -> Availability {
         if !covers(&self.listed, namespace) {
             return Availability::Unknown;
@@ -90,9 +95,8 @@ impl Doors {
         if self.listed.is_empty() || (!std::mem::take(&mut self.has_changed) && !is_closing) {
             return BTreeSet::new();
         }
-        let takes = |node: &NodeKey| !self.draining.contains(node) && !self.unready.contains(node);
         let pool = |(node, pool): (&NodeKey, &str)| Key { namespace: node.namespace.clone(), name: pool.to_owned() };
-        let takers: BTreeSet<Key> = alive.filter(|(node, _)| takes(node)).map(pool).collect();
+        let takers: BTreeSet<Key> = alive.filter(|(node, _)| self.takes(node)).map(pool).collect();
         let mut turned = BTreeSet::new();
         let listed = &self.listed;
         self.open.retain(|pool, state| {

@@ -13,6 +13,7 @@ use super::validate::ValidatedPool;
 mod disruption_budget;
 mod pod;
 mod service;
+mod storage;
 
 pub(crate) use pod::{RTMP_PORT, pod};
 

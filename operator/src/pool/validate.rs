@@ -10,7 +10,9 @@ use kube::ResourceExt as _;
 use rest::Upstream;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use tallylight_crds::{Exposure, Hls, HlsMode, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy, is_host};
+use tallylight_crds::{
+    Exposure, Hls, HlsMode, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy, Storage, is_host,
+};
 use uuid::Uuid;
 
 use super::{
@@ -41,6 +43,8 @@ pub(crate) struct ValidatedPool {
     pub(crate) template: Template,
     pub(crate) rest_upstream: Option<Upstream>,
     pub(crate) hls: Hls,
+    /// Where recordings are kept.
+    pub(crate) storages: Vec<Storage>,
     /// Names the part of the spec that pods are made of: it does not change when the operator is upgraded.
     pub(crate) revision: String,
 }
@@ -142,6 +146,7 @@ pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> R
         template,
         rest_upstream: given.rest_upstream.clone(),
         hls: pool.spec.hls.clone().unwrap_or_default(),
+        storages: pool.spec.storages.clone(),
         name,
     })
 }
@@ -301,6 +306,9 @@ fn revision(pool: &MediaPool, nodes: &MediaNodes, image: &str) -> String {
     }
     if let Some(hls) = &pool.spec.hls {
         parts["hls"] = json!(hls);
+    }
+    if !pool.spec.storages.is_empty() {
+        parts["storages"] = json!(pool.spec.storages);
     }
     let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, parts.to_string().as_bytes());
     hash.simple().to_string().chars().take(10).collect()

@@ -36,12 +36,19 @@ struct Fields<'a> {
     id: &'a str,
     action: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    vod_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vod_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     stream_name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     category: Option<&'a str>,
     app: &'a str,
     /// Milliseconds since 1970, as a string: Ant Media Server sends it so.
     timestamp: String,
+    /// Of a recording, in milliseconds, as a string: as Ant Media Server sends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: &'a BTreeMap<String, String>,
     event_id: String,
@@ -55,15 +62,21 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn of(broadcast: &'a Broadcast, app: &'a str, event: &Event) -> Self {
+    fn of(broadcast: &'a Broadcast, app: &'a str, event: &'a Event) -> Self {
         let uid = broadcast.metadata.uid.as_deref().unwrap_or_default();
+        let vod = event.vod.as_ref();
+        // Those of a recording have neither, as Ant Media Server's.
+        let of_stream = |text: Option<&'a str>| not_blank(text).filter(|_| vod.is_none());
         Self {
             id: broadcast.stream_id(),
             action: event.action.as_str(),
-            stream_name: not_blank(broadcast.spec.name.as_deref()),
-            category: not_blank(broadcast.spec.category.as_deref()),
+            vod_name: vod.map(|vod| vod.name.as_str()),
+            vod_id: vod.map(|vod| vod.id.as_str()),
+            stream_name: of_stream(broadcast.spec.name.as_deref()),
+            category: of_stream(broadcast.spec.category.as_deref()),
             app,
             timestamp: event.time.as_millisecond().to_string(),
+            duration: vod.and_then(|vod| vod.duration_milliseconds).map(|duration| duration.to_string()),
             metadata: &broadcast.spec.metadata,
             event_id: ledger::event_id(uid, event).to_string(),
             broadcast_uid: uid,
@@ -77,10 +90,13 @@ impl<'a> Fields<'a> {
         let Self {
             id,
             action,
+            vod_name,
+            vod_id,
             stream_name,
             category,
             app,
             timestamp,
+            duration,
             metadata,
             event_id,
             broadcast_uid,
@@ -90,13 +106,12 @@ impl<'a> Fields<'a> {
         } = self;
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.append_pair("id", id).append_pair("action", action);
-        if let Some(name) = stream_name {
-            form.append_pair("streamName", name);
-        }
-        if let Some(category) = category {
-            form.append_pair("category", category);
-        }
+        let named = [("vodName", vod_name), ("vodId", vod_id), ("streamName", stream_name), ("category", category)];
+        form.extend_pairs(named.into_iter().filter_map(|(name, value)| Some((name, (*value)?))));
         form.append_pair("app", app).append_pair("timestamp", timestamp);
+        if let Some(duration) = duration {
+            form.append_pair("duration", duration);
+        }
         if !metadata.is_empty() {
             form.append_pair("metadata", &json(metadata));
         }
@@ -121,7 +136,7 @@ fn json<T: Serialize>(value: &T) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tallylight_crds::{Action, Reason};
+    use tallylight_crds::{Action, Reason, Vod};
 
     use super::*;
 
@@ -148,7 +163,22 @@ mod tests {
             action: Action::LiveStreamStarted,
             time: "2026-03-14T15:09:26.535Z".parse().unwrap(),
             reason: None,
+            vod: None,
         }
+    }
+
+    fn vod_ready() -> Event {
+        let vod = Vod {
+            id: "studio-1-o7p5mf5p5r".into(),
+            name: "Studio_1-20260314-150926-1.mp4".into(),
+            duration_milliseconds: Some(61_250),
+        };
+        Event { sequence: 18, action: Action::VodReady, vod: Some(vod), ..started() }
+    }
+
+    fn vod_failed() -> Event {
+        let vod = vod_ready().vod.map(|vod| Vod { duration_milliseconds: None, ..vod });
+        Event { action: Action::VodFailed, vod, ..vod_ready() }
     }
 
     fn ended() -> Event {
@@ -163,7 +193,8 @@ mod tests {
     #[test]
     fn every_body_is_as_it_was() {
         for (of, broadcast) in [("minimal", minimal()), ("full", full())] {
-            for (what, event) in [("started", started()), ("ended", ended())] {
+            let recorded = [("vod_ready", vod_ready()), ("vod_failed", vod_failed())];
+            for (what, event) in [("started", started()), ("ended", ended())].into_iter().chain(recorded) {
                 for content_type in [ContentType::Form, ContentType::Json] {
                     let name = format!("{what}_{of}_{content_type:?}").to_lowercase();
                     insta::assert_snapshot!(name, say(&broadcast, &event, content_type));
@@ -206,14 +237,16 @@ mod tests {
 
     #[test]
     fn form_and_json_say_the_same() {
-        let json = Body::of(&full(), "LiveApp", &ended(), ContentType::Json).text;
-        let json: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
-        let form = Body::of(&full(), "LiveApp", &ended(), ContentType::Form).text;
-        let form: BTreeMap<String, String> = form_urlencoded::parse(form.as_bytes()).into_owned().collect();
-        let json: BTreeMap<String, String> = json
-            .into_iter()
-            .map(|(name, value)| (name, value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
-            .collect();
-        assert_eq!(form, json);
+        for event in [ended(), vod_ready()] {
+            let json = Body::of(&full(), "LiveApp", &event, ContentType::Json).text;
+            let json: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
+            let form = Body::of(&full(), "LiveApp", &event, ContentType::Form).text;
+            let form: BTreeMap<String, String> = form_urlencoded::parse(form.as_bytes()).into_owned().collect();
+            let json: BTreeMap<String, String> = json
+                .into_iter()
+                .map(|(name, value)| (name, value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+                .collect();
+            assert_eq!(form, json);
+        }
     }
 }

@@ -20,6 +20,12 @@ pub(crate) enum Point {
     BeforeLane,
     /// A failed attempt is written down.
     AfterLane,
+    /// A recording is done, and its event is not appended.
+    BeforeTell,
+    /// The event of a recording is appended, and the Recording does not say so.
+    AfterTell,
+    /// The Recording says so.
+    AfterNote,
 }
 
 #[cfg(not(any(test, feature = "crash-points")))]
@@ -48,6 +54,9 @@ pub(crate) fn point(point: Point) {
         Point::AfterAck => "after-ack",
         Point::BeforeLane => "before-lane",
         Point::AfterLane => "after-lane",
+        Point::BeforeTell => "before-tell",
+        Point::AfterTell => "after-tell",
+        Point::AfterNote => "after-note",
     };
     if let Some((at, nth)) = plan
         && at == name

@@ -247,7 +247,8 @@ impl Lane {
             | Input::Claim(_)
             | Input::End { .. }
             | Input::Close { .. }
-            | Input::Park { .. } => {}
+            | Input::Park { .. }
+            | Input::Announce(_) => {}
         }
     }
 

@@ -21,7 +21,7 @@ pub struct Settings {
     pub content_type: ContentType,
     /// From connect to the last byte of the answer that is read.
     pub timeout: Duration,
-    /// Actions that are sent; `None` for all.
+    /// Actions that are sent; `None` for those that are sent by default.
     pub actions: Option<Vec<Action>>,
 }
 
@@ -100,7 +100,7 @@ impl Settings {
     /// Whether events with this action are sent.
     #[must_use]
     pub fn sends(&self, action: Action) -> bool {
-        self.actions.as_ref().is_none_or(|only| only.contains(&action))
+        action.is_sent(self.actions.as_deref())
     }
 }
 

@@ -76,10 +76,7 @@ pub(super) enum Removal<R> {
     Absent,
     /// Something holds it.
     Held(R),
-    Gone {
-        key: Key,
-        uid: String,
-    },
+    Gone(R),
 }
 
 impl<R: Row> Removal<R> {
@@ -87,7 +84,7 @@ impl<R: Row> Removal<R> {
         match self {
             Self::Absent => None,
             Self::Held(row) => Some(R::applied(Arc::new(row.clone()))),
-            Self::Gone { key, uid } => Some(R::deleted(key.clone(), uid.clone())),
+            Self::Gone(row) => Some(R::deleted(row)),
         }
     }
 }
@@ -99,7 +96,7 @@ pub(super) fn delete<R: Row>(table: &Table, key: &Key, uid: &str, version: Optio
     }
     if row.metadata().finalizers.iter().flatten().next().is_none() {
         table.remove::<R>(key)?;
-        return Ok(Removal::Gone { key: key.clone(), uid: uid.to_owned() });
+        return Ok(Removal::Gone(row));
     }
     if row.metadata().deletion_timestamp.is_none() {
         row.metadata_mut().deletion_timestamp = Some(table.now());
@@ -115,9 +112,8 @@ pub(super) fn release<R: Row>(table: &Table, known: &R, finalizer: &str) -> Resu
     let finalizers = metadata.finalizers.get_or_insert_default();
     finalizers.retain(|f| f != finalizer);
     if finalizers.is_empty() && metadata.deletion_timestamp.is_some() {
-        let uid = metadata.uid.clone().unwrap_or_default();
         table.remove::<R>(&key)?;
-        return Ok(Removal::Gone { key, uid });
+        return Ok(Removal::Gone(row));
     }
     Ok(Removal::Held(table.update(row)?))
 }

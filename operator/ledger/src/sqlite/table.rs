@@ -24,7 +24,7 @@ pub(super) trait Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'stat
     fn idle(self) -> Self;
     fn with_status_of(self, other: Self) -> Self;
     fn applied(row: Arc<Self>) -> Change;
-    fn deleted(key: Key, uid: String) -> Change;
+    fn deleted(row: &Self) -> Change;
 
     fn key(&self) -> Key {
         let metadata = self.metadata();
@@ -58,8 +58,8 @@ impl Row for Broadcast {
         Change::Applied(row)
     }
 
-    fn deleted(key: Key, uid: String) -> Change {
-        Change::Deleted { key, uid }
+    fn deleted(row: &Self) -> Change {
+        Change::Deleted { key: row.key(), uid: row.metadata.uid.clone().unwrap_or_default() }
     }
 }
 
@@ -86,8 +86,8 @@ impl Row for Recording {
         Change::Recorded(row)
     }
 
-    fn deleted(key: Key, uid: String) -> Change {
-        Change::RecordingDeleted { key, uid }
+    fn deleted(row: &Self) -> Change {
+        Change::RecordingDeleted(Arc::new(row.clone()))
     }
 }
 

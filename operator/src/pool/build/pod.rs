@@ -10,6 +10,7 @@ use tallylight_crds::{
     REVISION_LABEL,
 };
 
+use super::storage;
 use crate::pool::validate::ValidatedPool;
 
 pub(crate) const RTMP_PORT: u16 = 1935;
@@ -61,6 +62,7 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
         env.push(EnvVar { name: LOG_FORMAT.into(), value: Some("json".into()), value_from: None });
     }
     env.extend(users(pool));
+    env.extend(storage::env(&pool.storages));
     env.extend(own_env());
     let mut mounts: Vec<VolumeMount> = fixed(json!([
         {"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true},
@@ -71,6 +73,7 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
     if !has_data {
         mounts.push(VolumeMount { name: "data".into(), mount_path: DATA_DIR.into(), ..VolumeMount::default() });
     }
+    mounts.extend(storage::mounts(&pool.storages));
     mounts.extend(template.volume_mounts.clone());
     Container {
         name: "media-node".to_owned(),
@@ -166,6 +169,7 @@ fn volumes(pool: &ValidatedPool) -> Vec<Volume> {
     if !is_mounted_by_them && !theirs.iter().any(|volume| volume.name == "data") {
         volumes.push(fixed(json!({"name": "data", "emptyDir": {}})));
     }
+    volumes.extend(storage::volumes(&pool.storages));
     volumes.extend(theirs.clone());
     volumes
 }

@@ -44,7 +44,7 @@ impl Receiver {
         broadcast.metadata.uid = Some(uid.into());
         let action = if sequence % 2 == 1 { Action::LiveStreamStarted } else { Action::LiveStreamEnded };
         let time = "2026-01-01T00:00:00Z".parse().unwrap();
-        let event = Event { sequence, session: (sequence + 1) / 2, action, time, reason: None };
+        let event = Event { sequence, session: (sequence + 1) / 2, action, time, reason: None, vod: None };
         let request = Request {
             endpoint: &self.endpoint,
             body: Body::of(&broadcast, "LiveApp", &event, content_type),

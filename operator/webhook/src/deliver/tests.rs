@@ -100,6 +100,7 @@ impl World {
                     match change {
                         Change::Applied(broadcast) => follower.observe(&broadcast),
                         Change::Deleted { uid, .. } => follower.forget(&uid),
+                        Change::Recorded(_) | Change::RecordingDeleted(_) => {}
                     }
                 }
             });

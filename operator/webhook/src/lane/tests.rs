@@ -41,6 +41,7 @@ fn append(broadcast: &mut Broadcast) {
         action: Action::LiveStreamStarted,
         time: t0(),
         reason: None,
+        vod: None,
     });
 }
 
