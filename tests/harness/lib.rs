@@ -23,6 +23,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod receiver;
+pub mod recorder;
 pub mod relaying;
 pub mod repository;
 pub mod rtmp;

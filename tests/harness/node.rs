@@ -74,6 +74,18 @@ impl Node {
         Ok(Self { store, namespace: tenant.namespace.clone(), name, heartbeat: JoinSet::new() })
     }
 
+    pub(crate) fn store(&self) -> &KubeStore {
+        &self.store
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Stops renewing the Lease, as a node does that is cut off or dead; its pod object stays.
     pub async fn silence(&mut self) {
         self.heartbeat.shutdown().await;

@@ -18,6 +18,7 @@ mod pool_addresses;
 mod pool_keys;
 mod pool_ready;
 mod pools;
+mod recordings;
 mod release;
 mod scale;
 mod schema;

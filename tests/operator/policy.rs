@@ -9,11 +9,12 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use tallylight_crds::{Broadcast, MediaPool};
+use tallylight_crds::{Broadcast, MediaPool, Recording};
 use tests::{
     identity,
     install::{self, Tenant},
-    status::{ack, append, claim, end, expire, park, resume, send, set},
+    status::{ack, append, claim, end, expire, park, patch, resume, send, set},
+    wait,
 };
 
 struct Pods {
@@ -164,6 +165,86 @@ async fn a_media_pod_creates_only_broadcasts_for_unregistered_ids() -> Result<()
     let created = create(json!({"metadata": {"finalizers": ["tallylight.dev/hooks"]}})).await?;
 
     assert!(created.is_ephemeral());
+    Ok(())
+}
+
+/// A recording of `show` for which `node` is responsible.
+fn recording(name: &str, node: &str) -> Recording {
+    serde_json::from_value(json!({
+        "apiVersion": "tallylight.dev/v1alpha1", "kind": "Recording",
+        "metadata": {
+            "name": name, "labels": {"tallylight.dev/broadcast": "show"}, "finalizers": ["tallylight.dev/recording"],
+        },
+        "spec": {
+            "pool": "live", "streamID": "show", "broadcast": {"name": "show", "uid": "u"}, "session": 1, "epoch": 1, "part": 1,
+            "startTime": "2026-11-24T00:00:00Z", "format": "MP4", "fileName": format!("{name}.mp4"), "storage": "local",
+            "node": node,
+        },
+    }))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_media_pod_writes_only_recordings_that_it_is_responsible_for() -> Result<()> {
+    const OWN: &str = "is not responsible for a recording";
+    const RELEASE: &str = "may only take the finalizer";
+    let pods = Pods::new("foreign-rec").await?;
+    let of = |client: &Client| Api::<Recording>::namespaced(client.clone(), &pods.tenant.namespace);
+    let (one, two, admin) = (of(&pods.one), of(&pods.two), of(&pods.tenant.admin));
+    let create = async |recording: &Recording| one.create(&PostParams::default(), recording).await;
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    wait::until("the policy of recordings to be enforced", std::time::Duration::from_secs(60), async || {
+        match one.create(&dry, &recording("theirs", "media-live-2")).await {
+            Err(kube::Error::Api(status)) if status.message.contains(OWN) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    let mut unfound = recording("mine", "media-live-1");
+    unfound.metadata.labels = None;
+    refused(create(&unfound).await, "must have the label tallylight.dev/broadcast");
+    let mut unheld = recording("mine", "media-live-1");
+    unheld.metadata.finalizers = None;
+    refused(create(&unheld).await, "must have the label tallylight.dev/broadcast");
+    create(&recording("mine", "media-live-1")).await?;
+
+    let params = PatchParams::default().validation_strict();
+    let status = |operations: &[Value]| Patch::Json::<()>(patch(operations));
+    let finalizing = status(&[set("/status/state", "Finalizing")]);
+    refused(two.patch_status("mine", &params, &finalizing).await, OWN);
+    one.patch_status("mine", &params, &finalizing).await?;
+    let hook = status(&[set("/status/state", "Failed"), set("/status/hook", json!({"sequence": 1}))]);
+    refused(one.patch_status("mine", &params, &hook).await, "is the operator's to write");
+    let moved = Patch::Merge(json!({"spec": {"node": "media-live-2"}}));
+    refused(one.patch("mine", &params, &moved).await, RELEASE);
+    let let_go = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    refused(one.patch("mine", &params, &let_go).await, RELEASE);
+    refused(one.delete("mine", &DeleteParams::default()).await, "cannot delete resource");
+
+    admin.delete("mine", &DeleteParams::default()).await?;
+    refused(two.patch("mine", &params, &let_go).await, OWN);
+    let more = Patch::Merge(json!({"metadata": {"finalizers": null, "labels": {"a": "b"}}}));
+    refused(one.patch("mine", &params, &more).await, RELEASE);
+    one.patch("mine", &params, &let_go).await?;
+    assert!(admin.get_opt("mine").await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_media_pod_tells_of_no_recording() -> Result<()> {
+    let pods = Pods::new("foreign-vod").await?;
+    pods.send(&pods.one, claim("media-live-1", 1, 1, 0)).await?;
+    let event = json!({
+        "sequence": 2, "session": 1, "action": "vodReady", "time": "2026-11-24T00:00:00Z", "vod": {"id": "x", "name": "x.mp4"},
+    });
+
+    let told = pods.send(&pods.one, vec![append(&event), set("/status/hooks/lastSequence", 2)]).await;
+    refused(told, "may only append starts and ends of its own session");
+    let announced = json!([{"recording": "x", "sequence": 1}]);
+    refused(
+        pods.send(&pods.one, vec![set("/status/hooks/announced", announced)]).await,
+        "may only append to status.hooks.pending",
+    );
     Ok(())
 }
 

@@ -1,11 +1,15 @@
 //! What the API server refuses by itself, and what people see of a Broadcast.
 
 use anyhow::{Context, Result};
-use kube::Client;
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
+};
 use serde_json::{Value, json};
+use tallylight_crds::Recording;
 use tests::{
     install::{self, Tenant},
-    status::{ack, append, claim, end, expire, park, resume, send, set},
+    status::{ack, append, claim, end, expire, park, patch, resume, send, set},
 };
 
 use crate::chart::kubectl;
@@ -258,4 +262,107 @@ fn undescribed(schema: &Value, path: &str, silent: &mut Vec<String>) {
         undescribed(property, &path, silent);
         undescribed(&property["items"], &path, silent);
     }
+}
+
+/// A recording as its node makes it.
+fn recording(name: &str) -> Value {
+    json!({
+        "apiVersion": "tallylight.dev/v1alpha1", "kind": "Recording", "metadata": {"name": name},
+        "spec": {
+            "pool": "live", "streamID": "show", "broadcast": {"name": "show", "uid": "u"}, "session": 1, "epoch": 1, "part": 1,
+            "startTime": "2026-11-24T00:00:00Z", "format": "MP4", "fileName": "show-1.mp4", "storage": "local",
+            "node": "media-live-1",
+        },
+    })
+}
+
+#[tokio::test]
+async fn a_recording_goes_forward_only_and_its_spec_stays() -> Result<()> {
+    let Tenant { admin, namespace, .. } = install::tenant("rec-law").await?;
+    let api = Api::<Recording>::namespaced(admin.clone(), &namespace);
+    install::apply(&admin, &namespace, &recording("rec")).await?;
+    let params = PatchParams::default().validation_strict();
+    let refusal = async |operations: &[Value]| match api
+        .patch_status("rec", &params, &Patch::Json::<()>(patch(operations)))
+        .await
+    {
+        Err(kube::Error::Api(status)) if status.code == 422 => Ok(status.message.clone()),
+        other => anyhow::bail!("expected a 422: {other:?}"),
+    };
+    let says = async |operations: &[Value], message: &str| -> Result<()> {
+        let text = refusal(operations).await?;
+        anyhow::ensure!(text.contains(message), "{text}");
+        Ok(())
+    };
+    let write =
+        async |operations: &[Value]| api.patch_status("rec", &params, &Patch::Json::<()>(patch(operations))).await;
+
+    says(&[set("/status/state", "Ready")], "must have a location, endTime").await?;
+    says(&[set("/status/hook", json!({"sequence": 1}))], "hook is written once").await?;
+    write(&[set("/status/state", "Uploading")]).await?;
+    write(&[set("/status/state", "Finalizing")]).await?;
+    says(&[set("/status/state", "Recording")], "does not grow again").await?;
+    write(&[set("/status/state", "Failed")]).await?;
+    says(&[set("/status/state", "Uploading")], "Ready and Failed are final").await?;
+    write(&[set("/status/hook", json!({"sequence": 1}))]).await?;
+    says(&[set("/status/hook", json!({"sequence": 2}))], "hook is written once").await?;
+    says(&[json!({"op": "remove", "path": "/status/hook"})], "hook is written once").await?;
+
+    for spec in [json!({"part": 2}), json!({"fileName": "other.mp4"}), json!({"retentionSeconds": 60})] {
+        let answer = api.patch("rec", &params, &Patch::Merge(json!({"spec": spec}))).await;
+        assert!(matches!(&answer, Err(kube::Error::Api(status)) if status.message.contains("immutable")), "{answer:?}");
+    }
+    api.patch("rec", &params, &Patch::Merge(json!({"spec": {"node": "media-live-2"}}))).await?;
+    let nodes = api.list(&ListParams::default().fields("spec.node=media-live-2,status.state=Failed")).await?;
+    assert_eq!(nodes.items.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_no_policy_and_no_storage_is_refused() -> Result<()> {
+    let Tenant { admin, namespace, .. } = install::tenant("rec-spec").await?;
+    let pool = |spec: Value| json!({"apiVersion": "tallylight.dev/v1alpha1", "kind": "MediaPool", "metadata": {"name": "live"}, "spec": spec});
+    let s3 = |more: Value| {
+        let mut storage = json!({"name": "archive", "s3": {"bucket": "vods"}});
+        json_patch::merge(&mut storage["s3"], &more);
+        json!({"storages": [storage]})
+    };
+    for (spec, message) in [
+        (json!({"recording": {"nameTemplate": "{other}"}}), "nameTemplate"),
+        (json!({"recording": {"nameTemplate": "a/b"}}), "nameTemplate"),
+        (json!({"recording": {"maxDurationSeconds": 5}}), "maxDurationSeconds"),
+        (json!({"recording": {"mode": "Sometimes"}}), "mode"),
+        (json!({"storages": [{"name": "a"}]}), "either a volume or s3"),
+        (json!({"storages": [{"name": "local", "volume": {"path": "/a"}}]}), "give the storage another name"),
+        (json!({"storages": [{"name": "a", "volume": {"path": "a"}}]}), "absolute without one"),
+        (json!({"storages": [{"name": "a", "volume": {"claimName": "c", "path": "/a"}}]}), "relative to the claim"),
+        (json!({"storages": [{"name": "a", "volume": {"claimName": "c", "path": "../a"}}]}), "must not contain"),
+        (json!({"storages": [{"name": "a", "volume": {}}]}), "needs a claimName or a path"),
+        (s3(json!({"kmsKeyID": "k"})), "serverSideEncryption KMS only"),
+        (s3(json!({"endpoint": "http://user:secret@minio/"})), "must not contain a user name"),
+        (
+            json!({"storages": [{"name": "a", "volume": {"path": "/a"}}, {"name": "a", "volume": {"path": "/b"}}]}),
+            "must have different names",
+        ),
+    ] {
+        let answer = install::dry_run(&admin, &namespace, &pool(spec.clone())).await;
+        let text = answer.map_or_else(|error| format!("{error:#}"), |taken| format!("taken: {taken:?}"));
+        assert!(text.contains(message), "{spec}: {text}");
+    }
+    let full = json!({
+        "recording": {
+            "mode": "OnDemand", "format": "HLS", "maxDurationSeconds": 3600, "maxBytes": 1_048_576, "retentionSeconds": 86400,
+            "storageRef": {"name": "archive"}, "nameTemplate": "{streamID}_{session}.{part}-{date}{time}",
+        },
+        "storages": [
+            {"name": "archive", "s3": {
+                "bucket": "vods", "prefix": "live/tv", "endpoint": "http://minio:9000", "region": "eu-1", "pathStyle": "Enabled",
+                "secretRef": {"name": "minio"}, "serverSideEncryption": "KMS", "kmsKeyID": "arn:aws:kms:1", "acl": "private",
+                "maxMegabitsPerSecond": 100,
+            }},
+            {"name": "shared", "volume": {"claimName": "vods", "path": "live/tv"}},
+        ],
+    });
+    install::apply(&admin, &namespace, &pool(full)).await?;
+    Ok(())
 }

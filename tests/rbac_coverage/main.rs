@@ -24,6 +24,7 @@ const REFUSALS: &[&str] = &[
     "events-",
     "fence-",
     "own-",
+    "rec-lost-",
     // this operator under the roles of the last release, which do not let it watch Services
     "release",
 ];

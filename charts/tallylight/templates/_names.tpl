@@ -233,6 +233,14 @@ spec:
   hooks:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- with .Values.mediaPool.recording }}
+  recording:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.mediaPool.storages }}
+  storages:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   {{- if eq .Values.mediaNode.managedBy "Operator" }}
   nodes:
     {{- mustMergeOverwrite (include "tallylight.pool.nodes" . | fromYaml) (deepCopy .Values.mediaPool.nodes) | toYaml | nindent 4 }}
