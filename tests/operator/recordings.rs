@@ -120,6 +120,7 @@ async fn an_operator_that_is_killed_at_any_step_tells_of_each_recording_once() -
 async fn a_broadcast_that_is_deleted_waits_for_its_recording() -> Result<()> {
     let mut stage = Stage::new("rec-deleted", json!({})).await?;
     stage.broadcast("show").await?;
+    stage.tenant.until("show", "to be held", SOON, |it| it.metadata.finalizers.is_some()).await?;
     let owner = stage.node.open("show").await?;
     let recording = stage.node.record("show", 1, "local").await?;
     stage.node.end("show", owner, Reason::PublisherClosed).await?;

@@ -55,11 +55,11 @@ pub trait Recordings: Clone + Send + Sync + 'static {
     /// Takes our finalizer from a Recording: its file is gone. One that is gone is released.
     fn release_recording(&self, known: &Recording) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Sets an annotation of the Broadcast of that UID, or takes it away.
+    /// Sets an annotation of a Broadcast, or takes it away: [`Error::Conflict`] when it is another one than `known` by now, or
+    /// its annotations have changed in a way that matters.
     fn annotate(
         &self,
-        key: &Key,
-        uid: &str,
+        known: &Broadcast,
         name: &str,
         value: Option<&str>,
     ) -> impl Future<Output = Result<Broadcast, Error>> + Send;

@@ -253,8 +253,9 @@ impl Recordings for SqliteStore {
         .await
     }
 
-    async fn annotate(&self, key: &Key, uid: &str, name: &str, value: Option<&str>) -> Result<Broadcast, Error> {
-        let (key, uid, name, value) = (key.clone(), uid.to_owned(), name.to_owned(), value.map(str::to_owned));
+    async fn annotate(&self, known: &Broadcast, name: &str, value: Option<&str>) -> Result<Broadcast, Error> {
+        let (key, uid) = (Key::of(known), known.metadata.uid.clone().unwrap_or_default());
+        let (name, value) = (name.to_owned(), value.map(str::to_owned));
         self.write(move |table| annotate(table, &key, &uid, name, value)).await
     }
 }

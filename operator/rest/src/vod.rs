@@ -175,8 +175,7 @@ pub(crate) async fn record<S: Store + Recordings>(
     if let Some(obstacle) = obstacle(&settings, record_type.as_deref()) {
         return Ok(undone(obstacle));
     }
-    let uid = broadcast.metadata.uid.as_deref().unwrap_or_default();
-    within(config.store.annotate(&Key::of(&broadcast), uid, RECORD_ANNOTATION, value)).await?;
+    within(config.store.annotate(&broadcast, RECORD_ANNOTATION, value)).await?;
     tracing::info!(broadcast = %Key::of(&broadcast), asked = value.is_some(), "recording.asked");
     let stopped = if value.is_none() { growing(&config.store, &broadcast).await? } else { None };
     Ok(done(None, stopped.as_deref()))

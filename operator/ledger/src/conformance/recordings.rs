@@ -182,13 +182,15 @@ impl<S: Store + Recordings> Suite<'_, S> {
 
     async fn an_annotation_comes_and_goes(&self) {
         let made = self.create("rec-asked", &[]).await;
-        let place = self.key("rec-asked");
-        let asked =
-            self.store.annotate(&place, uid(&made), RECORD_ANNOTATION, Some("true")).await.expect("it is there");
+        let asked = self.store.annotate(&made, RECORD_ANNOTATION, Some("true")).await.expect("it is there");
         assert!(asked.is_asked_to_record());
-        self.store.annotate(&place, uid(&made), RECORD_ANNOTATION, None).await.expect("it is there");
+        let more = self.store.annotate(&asked, "example.com/other", Some("x")).await.expect("it is there");
+        assert_eq!(more.metadata.annotations.as_ref().map(std::collections::BTreeMap::len), Some(2));
+        self.store.annotate(&more, RECORD_ANNOTATION, None).await.expect("it is there");
         assert!(!self.get("rec-asked").await.is_asked_to_record());
-        let other = self.store.annotate(&place, "another", RECORD_ANNOTATION, None).await;
+        let mut other = made;
+        other.metadata.uid = Some("another".into());
+        let other = self.store.annotate(&other, RECORD_ANNOTATION, Some("true")).await;
         assert!(matches!(other, Err(Error::Conflict)), "{other:?}");
     }
 }

@@ -1,6 +1,8 @@
 //! Recordings in a cluster.
 
-use json_patch::{Patch as JsonPatch, PatchOperation, ReplaceOperation, jsonptr::PointerBuf};
+use json_patch::{
+    AddOperation, Patch as JsonPatch, PatchOperation, RemoveOperation, ReplaceOperation, jsonptr::PointerBuf,
+};
 use kube::{
     Api,
     api::{DeleteParams, ListParams, Patch, PostParams, Preconditions},
@@ -85,9 +87,27 @@ impl Recordings for KubeStore {
         }
     }
 
-    async fn annotate(&self, key: &Key, uid: &str, name: &str, value: Option<&str>) -> Result<Broadcast, Error> {
-        // The UID is a precondition: another one of the name is a conflict.
-        let patch = Patch::Merge(json!({"metadata": {"uid": uid, "annotations": {name: value}}}));
+    async fn annotate(&self, known: &Broadcast, name: &str, value: Option<&str>) -> Result<Broadcast, Error> {
+        let all = known.metadata.annotations.as_ref();
+        let old = all.and_then(|all| all.get(name)).map(String::as_str);
+        if old == value {
+            return Ok(known.clone());
+        }
+        let list = PointerBuf::from_tokens(["metadata", "annotations"]);
+        let place = PointerBuf::from_tokens(["metadata", "annotations", name]);
+        let operations = match value {
+            None => vec![PatchOperation::Remove(RemoveOperation { path: place })],
+            Some(value) if all.is_some() => {
+                vec![PatchOperation::Add(AddOperation { path: place, value: Value::from(value) })]
+            }
+            // A missing member tests as null.
+            Some(value) => vec![
+                test(list.clone(), Value::Null),
+                PatchOperation::Add(AddOperation { path: list, value: json!({name: value}) }),
+            ],
+        };
+        let (key, uid) = (Key::of(known), known.metadata.uid.as_deref().unwrap_or_default());
+        let patch: Patch<()> = Patch::Json(guarded(uid, &JsonPatch(operations)));
         answered(self.broadcasts(&key.namespace).patch(&key.name, &self.patch_params(), &patch)).await
     }
 }

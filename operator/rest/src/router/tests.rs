@@ -1,7 +1,10 @@
 use axum::{body::to_bytes, http::Method};
 use ledger::{Claim, Input, Owner, SqliteStore, commit};
 use serde_json::{Value, json};
-use tallylight_crds::{HOOKS_FINALIZER, Protocol, Reason};
+use tallylight_crds::{
+    BroadcastRef, HOOKS_FINALIZER, MediaPool, MediaPoolSpec, Protocol, Reason, Recording, RecordingFormat,
+    RecordingMode, RecordingPolicy, RecordingSpec,
+};
 use tower::ServiceExt;
 
 use super::*;
@@ -191,7 +194,7 @@ async fn what_is_not_there_is_a_404() {
     for got in [
         server.get("/Nowhere/rest/v2/broadcasts/studio").await,
         server.post("/Nowhere/rest/broadcast/create", "{}").await,
-        server.get("/LiveApp/rest/v2/vods/list/0/10").await,
+        server.get("/LiveApp/rest/v2/playlists/studio").await,
     ] {
         assert_eq!(got.message().0, 404);
     }
@@ -268,4 +271,128 @@ fn ids_are_random_dns_labels() {
     assert_ne!(a, b);
     let id = StreamId::parse(&a).unwrap();
     assert_eq!((tallylight_crds::object_name(&id), a.len()), (a, 25));
+}
+
+/// A recording of `studio`, as a media node leaves it.
+async fn recorded(server: &Server, part: i64, pool: &str) -> Recording {
+    let broadcast = server.read("studio").await;
+    let spec = RecordingSpec {
+        pool: pool.into(),
+        stream_id: "studio".into(),
+        broadcast: BroadcastRef { name: "studio".into(), uid: broadcast.metadata.uid.clone().unwrap() },
+        session: 1,
+        epoch: 1,
+        part,
+        start_time: Timestamp::from_second(1_800_000_000 + part).unwrap(),
+        format: RecordingFormat::Mp4,
+        file_name: format!("studio-20270115-080000-{part}.mp4"),
+        storage: "local".into(),
+        retention_seconds: None,
+        node: "standalone".into(),
+    };
+    let begun = server.store.create_recording(&Recording::begun("default", spec)).await.unwrap();
+    let ready = json!([
+        {"op": "replace", "path": "/status/state", "value": "Ready"},
+        {"op": "add", "path": "/status/endTime", "value": "2027-01-15T08:01:01Z"},
+        {"op": "add", "path": "/status/durationMilliseconds", "value": 61_250},
+        {"op": "add", "path": "/status/bytes", "value": 1_234_567},
+        {"op": "add", "path": "/status/location", "value": "file:///recordings/x.mp4"},
+    ]);
+    let uid = begun.metadata.uid.clone().unwrap();
+    let patch = serde_json::from_value(ready).unwrap();
+    server.store.patch_recording(&Key::of_recording(&begun), &uid, &patch).await.unwrap()
+}
+
+fn id(recording: &Recording) -> &str {
+    recording.metadata.name.as_deref().unwrap()
+}
+
+impl Server {
+    async fn ask(&self, method: Method, path: &str) -> Got {
+        let request = Request::builder().method(method).uri(path).header("host", "localhost:5080");
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// With `studio`, and a pool that records like this.
+    async fn recording(mode: RecordingMode) -> Self {
+        let server = Self::local();
+        let recording = Some(RecordingPolicy { mode: Some(mode), ..RecordingPolicy::default() });
+        let mut pool = MediaPool::new("main", MediaPoolSpec { recording, ..MediaPoolSpec::default() });
+        pool.metadata.namespace = Some("default".into());
+        server.store.set_pools([pool]);
+        server.post("/LiveApp/rest/v2/broadcasts/create", r#"{"streamId":"studio"}"#).await;
+        server
+    }
+}
+
+#[tokio::test]
+async fn a_recording_is_shown_as_a_vod() {
+    let server = Server::recording(RecordingMode::On).await;
+    let vod = recorded(&server, 1, "main").await;
+
+    let got = server.get(&format!("/LiveApp/rest/v2/vods/{}", id(&vod))).await;
+
+    let date = got.body["creationDate"].to_string();
+    let text = got.text.replace(",\"", ",\n\"").replace(&date, "DATE").replace(id(&vod), "ID");
+    insta::assert_snapshot!("vod", format!("{}\n{text}", got.status));
+    for unknown in ["nobody", "a%2Fb", "Studio", "..%2fbroadcasts"] {
+        let got = server.get(&format!("/LiveApp/rest/v2/vods/{unknown}")).await;
+        assert_eq!((got.status, got.text.as_str()), (StatusCode::NOT_FOUND, ""), "{unknown}");
+    }
+    assert_eq!(server.get(&format!("/Other/rest/v2/vods/{}", id(&vod))).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn vods_are_listed_page_by_page_the_oldest_first_and_never_more_than_fifty() {
+    let server = Server::recording(RecordingMode::On).await;
+    for part in (1..=55).rev() {
+        recorded(&server, part, if part == 55 { "other" } else { "main" }).await;
+    }
+    let list = async |path: &str| {
+        let got = server.get(&format!("/LiveApp/rest/v2/vods/list/{path}")).await;
+        let vods = got.body.as_array().unwrap_or_else(|| panic!("{}", got.text)).clone();
+        vods.iter().map(|vod| vod["vodName"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+
+    let first = list("0/50").await;
+    assert_eq!((first.len(), first[0].as_str()), (50, "studio-20270115-080000-1.mp4"));
+    assert_eq!(list("0/9999").await.len(), 50);
+    assert_eq!(list("50/50").await.len(), 4, "another application's is not there");
+    assert_eq!(list("0/50?streamId=studio").await.len(), 50);
+    assert!(list("0/50?streamId=other").await.is_empty() && list("0/50?streamId=a%2Fb").await.is_empty());
+    assert_eq!(server.get("/LiveApp/rest/v2/vods/count").await.body, json!({"number": 54}));
+    assert_eq!(server.get("/LiveApp/rest/v2/vods/list/0/-1").await.message().0, 400);
+}
+
+#[tokio::test]
+async fn a_vod_is_deleted_once_and_by_its_own_application() {
+    let server = Server::recording(RecordingMode::On).await;
+    let vod = recorded(&server, 1, "main").await;
+    let path = |app: &str| format!("/{app}/rest/v2/vods/{}", id(&vod));
+
+    assert_eq!(server.ask(Method::DELETE, &path("Other")).await.message(), (200, "no VoD has that id"));
+    let deleted = server.ask(Method::DELETE, &path("LiveApp")).await;
+    assert_eq!((deleted.status, &deleted.body["success"]), (StatusCode::OK, &json!(true)));
+    assert!(server.store.recording(&Key::of_recording(&vod)).await.unwrap().unwrap().is_leaving());
+    assert_eq!(server.ask(Method::DELETE, &path("LiveApp")).await.message().0, 200, "it is gone for REST");
+}
+
+#[tokio::test]
+async fn recording_is_asked_for_where_it_is_on_demand() {
+    let server = Server::recording(RecordingMode::OnDemand).await;
+    let put = async |path: &str| server.ask(Method::PUT, &format!("/LiveApp/rest/v2/broadcasts/{path}")).await;
+
+    insta::assert_snapshot!("recording_asked_for", put("studio/recording/true?recordType=mp4").await.stable());
+    assert!(server.read("studio").await.is_asked_to_record());
+    assert_eq!(put("studio/recording/false").await.body["success"], json!(true));
+    assert!(!server.read("studio").await.is_asked_to_record());
+
+    assert_eq!(put("studio/recording/true?recordType=webm").await.message().0, 200);
+    assert_eq!(put("nobody/recording/true").await.message(), (200, "no broadcast has that id"));
+    assert_eq!(put("studio/recording/maybe").await.message().0, 404);
+    for mode in [RecordingMode::Off, RecordingMode::On] {
+        let server = Server::recording(mode).await;
+        let got = server.ask(Method::PUT, "/LiveApp/rest/v2/broadcasts/studio/recording/true").await;
+        assert!(got.message().1.contains("OnDemand"), "{}", got.text);
+    }
 }
