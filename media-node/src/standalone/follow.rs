@@ -247,7 +247,8 @@ mod tests {
 
     use prometheus_client::registry::Registry;
     use tallylight_crds::{
-        Admission, BroadcastSpec, EPHEMERAL_LABEL, HOOKS_FINALIZER, MediaPool, MediaPoolSpec, Protocol,
+        Admission, BroadcastRef, BroadcastSpec, EPHEMERAL_LABEL, HOOKS_FINALIZER, MediaPool, MediaPoolSpec, Protocol,
+        RecordingFormat, RecordingSpec,
     };
     use tempfile::TempDir;
     use tokio::{sync::mpsc, time::timeout};
@@ -310,12 +311,48 @@ mod tests {
 
         /// Follows until the Broadcast is gone.
         async fn gone(&self) {
+            self.until(|change| matches!(change, Change::Deleted { .. })).await;
+        }
+
+        /// Follows until a change is the one that is awaited.
+        async fn until(&self, awaited: impl Fn(&Change) -> bool) {
             let mut changes = self.store.subscribe();
-            let wait = async { while !matches!(changes.recv().await, Ok(Change::Deleted { .. })) {} };
+            let wait = async { while !changes.recv().await.is_ok_and(|change| awaited(&change)) {} };
             tokio::select! {
-                gone = timeout(Duration::from_secs(20), wait) => gone.expect("the Broadcast goes within 20 s"),
+                came = timeout(Duration::from_secs(20), wait) => came.expect("it comes within 20 s"),
                 () = self.follower.follow() => panic!("the follower ended"),
             }
+        }
+
+        /// Begins a recording of the session that is on air.
+        async fn record(&self, session: &OnAir) -> Recording {
+            let broadcast = session.broadcast();
+            let spec = RecordingSpec {
+                pool: "default".into(),
+                stream_id: "studio".into(),
+                broadcast: BroadcastRef { name: "studio".into(), uid: broadcast.metadata.uid.clone().unwrap() },
+                session: 1,
+                epoch: 1,
+                part: 1,
+                start_time: Timestamp::now(),
+                format: RecordingFormat::Mp4,
+                file_name: "studio.mp4".into(),
+                storage: "local".into(),
+                retention_seconds: Some(60),
+                node: "node".into(),
+            };
+            self.store.create_recording(&Recording::begun(NAMESPACE, spec)).await.unwrap()
+        }
+
+        async fn ready(&self, recording: &Recording, end: Timestamp) {
+            let ready = serde_json::json!([
+                {"op": "replace", "path": "/status/state", "value": "Ready"},
+                {"op": "add", "path": "/status/endTime", "value": end},
+                {"op": "add", "path": "/status/durationMilliseconds", "value": 1_000},
+            ]);
+            let patch = serde_json::from_value(ready).unwrap();
+            let uid = recording.metadata.uid.as_deref().unwrap();
+            self.store.patch_recording(&Key::of_recording(recording), uid, &patch).await.unwrap();
         }
     }
 
@@ -338,6 +375,42 @@ mod tests {
         rig.gone().await; // as it is when its end is settled
 
         assert!(Timestamp::now() >= left + WINDOW);
+    }
+
+    #[tokio::test]
+    async fn a_recording_that_is_ready_is_told_of_and_deleted_when_its_time_is_over() {
+        let rig = Rig::new();
+        let session = rig.on_air(false).await;
+        let recording = rig.record(&session).await;
+        rig.ready(&recording, Timestamp::now() - jiff::SignedDuration::from_secs(120)).await;
+
+        rig.until(|change| matches!(change, Change::Recorded(recording) if recording.is_leaving())).await;
+
+        let told = rig.store.recording(&Key::of_recording(&recording)).await.unwrap().unwrap();
+        let hooks = rig.store.get(&Key::of_recorded(&recording)).await.unwrap().unwrap().status_or_default().hooks;
+        assert_eq!(hooks.announced[0].sequence, 2);
+        assert_eq!(told.status.and_then(|status| status.hook).map(|hook| hook.sequence), Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_broadcast_that_is_deleted_waits_for_its_recording() {
+        let rig = Rig::new();
+        let session = rig.on_air(false).await;
+        let recording = rig.record(&session).await;
+        let broadcast = session.broadcast();
+        rig.store.delete(&Key::of(broadcast), broadcast.metadata.uid.as_deref().unwrap()).await.unwrap();
+        let is_settled = |broadcast: &Broadcast| {
+            let hooks = broadcast.status_or_default().hooks;
+            hooks.last_sequence == 2 && hooks.acked_sequence == 2
+        };
+        rig.until(|change| matches!(change, Change::Applied(broadcast) if is_settled(broadcast))).await;
+        assert!(rig.store.get(&Key::of_recorded(&recording)).await.unwrap().is_some(), "its recording holds it");
+
+        rig.ready(&recording, Timestamp::now()).await;
+        rig.gone().await;
+
+        let told = rig.store.recording(&Key::of_recording(&recording)).await.unwrap().unwrap();
+        assert_eq!(told.status.and_then(|status| status.hook).map(|hook| hook.sequence), Some(3));
     }
 
     #[tokio::test]
