@@ -48,17 +48,17 @@ const NAP: Duration = Duration::from_secs(3600);
 
 /// What a reconcile needs.
 pub(crate) struct Context {
-    pub(crate) store: KubeStore,
-    pub(crate) pools: Pools,
+    store: KubeStore,
+    pools: Pools,
     /// Where the Broadcasts are cached.
-    pub(crate) broadcasts: Vec<Store<broadcast::Guarded>>,
-    pub(crate) nodes: SharedNodes,
-    pub(crate) index: Index,
+    broadcasts: Vec<Store<broadcast::Guarded>>,
+    nodes: SharedNodes,
+    index: Index,
     /// To tell Broadcasts of what concerns them.
-    pub(crate) wake: mpsc::Sender<Wake>,
-    pub(crate) failures: Failures,
-    pub(crate) metrics: Metrics,
-    pub(crate) leadership: Leadership,
+    wake: mpsc::Sender<Wake>,
+    failures: Failures,
+    metrics: Metrics,
+    leadership: Leadership,
 }
 
 /// What a reconcile was trying when it failed.
@@ -164,6 +164,25 @@ async fn told(recording: &Recording, context: &Context) -> Result<Action, Error>
 }
 
 impl Context {
+    /// With what the reconciles of Broadcasts have.
+    pub(crate) fn new(
+        shared: &broadcast::Context,
+        broadcasts: Vec<Store<broadcast::Guarded>>,
+        wake: mpsc::Sender<Wake>,
+    ) -> Self {
+        Self {
+            store: shared.store.clone(),
+            pools: shared.pools.clone(),
+            broadcasts,
+            nodes: shared.nodes.clone(),
+            index: shared.recordings.clone(),
+            wake,
+            failures: Failures::default(),
+            metrics: shared.metrics.clone(),
+            leadership: shared.leadership.clone(),
+        }
+    }
+
     /// What a decision depends on, but for the object. Waits until the pools are listed.
     async fn around(&self, recording: &Recording) -> (Node, Pool) {
         self.pools.listed().await;

@@ -54,7 +54,6 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     let events = Events::new(client.clone(), args.identity.clone());
     let store = KubeStore::new(client.clone(), "tallylight-operator");
-    let recordings = recording::Index::default();
     let context = Arc::new(broadcast::Context {
         store: store.clone(),
         pools: pools.clone(),
@@ -65,7 +64,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
         failures: broadcast::Failures::default(),
         verified: broadcast::key::Verified::default(),
         windows: Mutex::default(),
-        recordings: recordings.clone(),
+        recordings: recording::Index::default(),
         leadership: leadership.clone(),
     });
     let (reports, reported) = Reports::new(&mut registry);
@@ -78,7 +77,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
 
     tasks.spawn(events.clone().run(reported, cancel.clone()));
     tasks.spawn(serve(metrics_listener, health.clone().router(), cancel.clone()));
-    tasks.spawn(serve(rest_listener, rest_api::router(&args, store.clone(), pools.clone())?, cancel.clone()));
+    tasks.spawn(serve(rest_listener, rest_api::router(&args, store, pools)?, cancel.clone()));
     let (wake, woken) = mpsc::channel(WAKE_UPS);
     let keys = PoolKeys::start(&client, &leadership, &cancel, &tasks);
     default_pool::start(args.default_pool.clone(), &client, &leadership, &cancel, &tasks);
@@ -94,18 +93,8 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let controllers =
         Controllers { context: &context, dispatcher: &dispatcher, health: &health, pools: &wakes, cancel: &cancel };
     let broadcasts = controllers.start(&client, &scope, woken, &tasks);
-    let recorded = recording::Context {
-        store,
-        pools,
-        broadcasts: broadcasts.clone(),
-        nodes: nodes.clone(),
-        index: recordings,
-        wake,
-        failures: broadcast::Failures::default(),
-        metrics: metrics.clone(),
-        leadership: leadership.clone(),
-    };
-    recording::watch::start(&client, &scope, &Arc::new(recorded), &health, recording_woken, &cancel, &tasks);
+    let recorded = Arc::new(recording::Context::new(&context, broadcasts.clone(), wake));
+    recording::watch::start(&client, &scope, &recorded, &health, recording_woken, &cancel, &tasks);
     let world = World::watch(&client, &scope, &wakes, &health, &cancel, &tasks);
     let given = pool::Given { image: args.media_node_image.clone(), rest_upstream: args.media_rest_upstream.clone() };
     let kept = pool::Kept::default();

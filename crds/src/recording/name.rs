@@ -17,8 +17,8 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// Names the Recording of a part that the node with `epoch` of a session begins.
 #[must_use]
 pub fn recording_name(broadcast: &str, uid: &str, ordinal: i64, epoch: i64, part: i64) -> String {
-    let end = broadcast.char_indices().nth(MAX_READABLE).map_or(broadcast.len(), |(at, _)| at);
-    let readable = broadcast[..end].trim_matches('-');
+    let readable: String = broadcast.chars().take(MAX_READABLE).collect();
+    let readable = readable.trim_matches('-');
     let hash = base32(&format!("{uid}/{ordinal}/{epoch}/{part}"), HASH);
     if readable.is_empty() { hash } else { format!("{readable}-{hash}") }
 }
@@ -51,8 +51,8 @@ impl FileName<'_> {
         }
         if stem.len() > MAX_STEM {
             let hash = base32(&stem, HASH);
-            let end = (0..=MAX_STEM - HASH - 1).rev().find(|end| stem.is_char_boundary(*end)).unwrap_or(0);
-            stem = format!("{}-{hash}", &stem[..end]);
+            let readable: String = stem.chars().take(MAX_STEM - HASH - 1).collect();
+            stem = format!("{readable}-{hash}");
         }
         format!("{stem}.{}", self.format.extension())
     }

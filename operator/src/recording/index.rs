@@ -34,7 +34,7 @@ impl Index {
         let of_broadcast = index.entry(recording.spec.broadcast.uid.clone()).or_default();
         let old = of_broadcast.insert(name, brief.clone());
         let news = |old: &Brief| old.trouble != brief.trouble || old.is_announced != brief.is_announced;
-        old.as_ref().map_or(brief.trouble.is_some(), news)
+        old.as_ref().map_or_else(|| brief.trouble.is_some(), news)
     }
 
     /// A Recording is gone.
