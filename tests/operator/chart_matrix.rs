@@ -47,6 +47,11 @@ const MATRIX: &[(&str, &[&str])] = &[
             "mediaPool.hooks.contentType=JSON",
             "mediaPool.listenerHookURL=https://backend.example.com/hooks",
             "mediaPool.reconnectWindowSeconds=30",
+            "mediaPool.recording.mode=OnDemand",
+            "mediaPool.recording.storageRef.name=archive",
+            "mediaPool.storages[0].name=archive",
+            "mediaPool.storages[0].s3.bucket=vods",
+            "mediaPool.storages[0].s3.secretRef.name=vods-s3",
         ],
     ),
     (
