@@ -239,7 +239,8 @@ async fn is_held(broadcast: &Broadcast, context: &Context) -> Result<bool, Error
     let key = Key::of(broadcast);
     match context.store.recordings_of(&key.namespace, Some(&key.name)).await {
         Ok(recordings) => Ok(disposal::holds(broadcast, &recordings)),
-        Err(ledger::Error::NotFound) => Ok(false), // the kind is not served: there are none
+        // The kind is not served, or these are the roles of a release before recordings: there are none.
+        Err(ledger::Error::NotFound | ledger::Error::Forbidden { .. }) => Ok(false),
         Err(source) => Err(Error::ReadRecordings { source }),
     }
 }

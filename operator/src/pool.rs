@@ -268,7 +268,7 @@ impl Followers {
     }
 }
 
-fn is_forbidden(error: &watcher::Error) -> bool {
+pub(crate) fn is_forbidden(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(answer)) if answer.code == 403)
 }
 
