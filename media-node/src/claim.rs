@@ -30,7 +30,8 @@ use crate::{
 mod retry;
 mod windows;
 
-use retry::{ATTEMPT, Backoff};
+use retry::ATTEMPT;
+pub(crate) use retry::Backoff;
 pub use windows::Windows;
 
 /// An end that takes longer goes to the log. The attempt goes on: a slow store answers when it does.
@@ -85,6 +86,7 @@ pub enum Farewell {
 pub struct OnAir {
     known: Box<Broadcast>,
     owner: Owner,
+    resumed: bool,
 }
 
 /// Claims and ends. Clones share them.
@@ -141,6 +143,12 @@ impl OnAir {
     #[must_use]
     pub fn broadcast(&self) -> &Broadcast {
         &self.known
+    }
+
+    /// Whether the session has had a publisher before this one.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     /// Number of this session among the Broadcast's.
@@ -202,11 +210,12 @@ impl<S: Store> Claims<S> {
                 let owner = Owner::of(&session);
                 self.hold(&key, owner);
                 self.0.metrics.session_started(started.elapsed().as_secs_f64());
-                if session.start_time != Some(time) {
+                let resumed = session.start_time != Some(time);
+                if resumed {
                     self.0.metrics.session_resumed();
                     info!(broadcast = %key, session = owner.ordinal, "session.resumed");
                 }
-                return Ok(OnAir { known: broadcast, owner });
+                return Ok(OnAir { known: broadcast, owner, resumed });
             }
             Ok(Committed::Rejected(rejection)) => denied(&key, &rejection),
             Ok(Committed::Gone) => Denied::Gone,

@@ -169,9 +169,96 @@ pub struct StandaloneArgs {
     /// PEM file with further certificate authorities of receivers
     #[arg(long, env = "TALLYLIGHT_HOOK_CA_FILE", value_name = "FILE")]
     pub hook_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub recording: RecordingArgs,
     /// Show it: publish a built-in clip to this server and print the hooks that arrive
     #[arg(long, env = "TALLYLIGHT_DEMO")]
     pub demo: bool,
+}
+
+/// How `standalone` records what its Broadcasts and MediaPools do not say.
+#[derive(Debug, Clone, Args)]
+pub struct RecordingArgs {
+    /// What is recorded: nothing, everything, or what REST or the annotation tallylight.dev/record asks for
+    #[arg(long, env = "TALLYLIGHT_RECORDING", value_name = "MODE", default_value = "Off")]
+    pub recording: RecordingMode,
+    /// Form of recordings
+    #[arg(long, env = "TALLYLIGHT_RECORDING_FORMAT", value_name = "FORMAT", default_value = "MP4")]
+    pub recording_format: RecordingFormat,
+    /// A file that is as long as this is followed by the next part, from a keyframe on
+    #[arg(long, env = "TALLYLIGHT_RECORDING_MAX_DURATION_SECONDS", value_name = "SECONDS",
+          value_parser = clap::value_parser!(i64).range(10..=86_400))]
+    pub recording_max_duration_seconds: Option<i64>,
+    /// A file that is as large as this is followed by the next part, from a keyframe on
+    #[arg(long, env = "TALLYLIGHT_RECORDING_MAX_BYTES", value_name = "BYTES",
+          value_parser = clap::value_parser!(i64).range(1_048_576..))]
+    pub recording_max_bytes: Option<i64>,
+    /// Names of files: letters, digits, `.`, `_`, `-` and {streamID}, {session}, {part}, {date}, {time};
+    /// {streamID}-{date}-{time}-{part} by default
+    #[arg(long, env = "TALLYLIGHT_RECORDING_NAME", value_name = "TEMPLATE", value_parser = name_template)]
+    pub recording_name: Option<String>,
+    /// How long after its end a recording is kept; for ever by default
+    #[arg(long, env = "TALLYLIGHT_RECORDING_RETENTION_SECONDS", value_name = "SECONDS",
+          value_parser = clap::value_parser!(i64).range(60..=3_153_600_000))]
+    pub recording_retention_seconds: Option<i64>,
+}
+
+/// When a Broadcast is recorded, in the words of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum RecordingMode {
+    Off,
+    On,
+    OnDemand,
+}
+
+/// Form of recordings, in the words of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RecordingFormat {
+    #[value(name = "MP4")]
+    Mp4,
+    #[value(name = "HLS")]
+    Hls,
+}
+
+impl RecordingArgs {
+    /// What the flags say, as a pool does.
+    #[must_use]
+    pub fn policy(&self) -> tallylight_crds::RecordingPolicy {
+        use tallylight_crds::{RecordingFormat as Format, RecordingMode as Mode};
+        let mode = match self.recording {
+            RecordingMode::Off => Mode::Off,
+            RecordingMode::On => Mode::On,
+            RecordingMode::OnDemand => Mode::OnDemand,
+        };
+        let format = match self.recording_format {
+            RecordingFormat::Mp4 => Format::Mp4,
+            RecordingFormat::Hls => Format::Hls,
+        };
+        tallylight_crds::RecordingPolicy {
+            mode: Some(mode),
+            format: Some(format),
+            max_duration_seconds: self.recording_max_duration_seconds,
+            max_bytes: self.recording_max_bytes,
+            storage_ref: None,
+            name_template: self.recording_name.clone(),
+            retention_seconds: self.recording_retention_seconds,
+        }
+    }
+}
+
+/// As the API's schema holds it.
+fn name_template(text: &str) -> Result<String, String> {
+    let mut rest = text.to_owned();
+    for known in ["{streamID}", "{session}", "{part}", "{date}", "{time}"] {
+        rest = rest.replace(known, "");
+    }
+    let is_plain = rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if is_plain && (1..=128).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    let allowed = "letters, digits, '.', '_', '-' and {streamID}, {session}, {part}, {date}, {time}";
+    Err(format!("up to 128 characters are allowed: {allowed}"))
 }
 
 /// Flags of `check`.

@@ -13,7 +13,7 @@ use tallylight_crds::Broadcast;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::claim::Claims;
+use crate::{claim::Claims, recording::Recorder};
 
 /// Watches until cancelled.
 pub(crate) async fn watch(
@@ -21,7 +21,7 @@ pub(crate) async fn watch(
     store: KubeStore,
     namespace: String,
     node: String,
-    claims: Claims<KubeStore>,
+    (claims, recorder): (Claims<KubeStore>, Recorder),
     until: CancellationToken,
 ) {
     let api: Api<DeserializeGuard<Broadcast>> = Api::namespaced(client, &namespace);
@@ -40,7 +40,7 @@ pub(crate) async fn watch(
             }
             Some(Ok(Event::Init)) => listed.clear(),
             Some(Ok(Event::InitApply(found))) => {
-                listed.extend(see(found, &claims));
+                listed.extend(see(found, &claims, &recorder));
             }
             Some(Ok(Event::InitDone)) => {
                 // A list is as of now: what it does not name, somebody else has, or it is gone.
@@ -49,7 +49,7 @@ pub(crate) async fn watch(
                 }
             }
             Some(Ok(Event::Apply(found))) => {
-                see(found, &claims);
+                see(found, &claims, &recorder);
             }
             // It no longer is this node's, or it is gone: only a read can tell.
             Some(Ok(Event::Delete(gone))) => {
@@ -61,10 +61,11 @@ pub(crate) async fn watch(
     }
 }
 
-fn see(found: DeserializeGuard<Broadcast>, claims: &Claims<KubeStore>) -> Option<Key> {
+fn see(found: DeserializeGuard<Broadcast>, claims: &Claims<KubeStore>, recorder: &Recorder) -> Option<Key> {
     match found.0 {
         Ok(broadcast) => {
             claims.observe(&broadcast);
+            recorder.observe(&broadcast);
             Some(Key::of(&broadcast))
         }
         Err(invalid) => {

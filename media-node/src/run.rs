@@ -9,6 +9,7 @@ use kube::{
 };
 use ledger::KubeStore;
 use prometheus_client::registry::Registry;
+use tallylight_crds::LOCAL_STORAGE;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -26,7 +27,9 @@ use crate::{
     http::{self, Readiness},
     lease, listener,
     metrics::Metrics,
-    own_sessions, playback, relay, rest_forward,
+    own_recordings, own_sessions, playback,
+    recording::{self, Recorder, RecordingMetrics},
+    relay, rest_forward,
     server::{self, Node, Sockets},
 };
 
@@ -49,6 +52,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut registry = Registry::with_prefix("tallylight");
     let metrics = Metrics::new(&mut registry);
     let relay_metrics = relay::metrics(&mut registry, relay.as_ref());
+    let recording_metrics = RecordingMetrics::new(&mut registry);
     let store = KubeStore::new(client.clone(), MANAGER);
     let identity = Identity {
         namespace: namespace.clone(),
@@ -83,21 +87,40 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    background.spawn(own_sessions::watch(
-        client,
+    let place = relay::Place { store: store.clone(), namespace: namespace.clone(), node: args.node_name.clone() };
+    let mut node = Node::new(
         store.clone(),
         namespace.clone(),
-        args.node_name.clone(),
+        apps,
         claims.clone(),
-        end.clone(),
-    ));
-    let place = relay::Place { store: store.clone(), namespace: namespace.clone(), node: args.node_name.clone() };
-    let mut node =
-        Node::new(store, namespace, apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
+        metrics,
+        &args.node,
+        shutdown.clone(),
+        &connections,
+    );
     match relay {
         Some(relay) => relay.serve(&mut node, place, relay_metrics, &connections),
         None => relay::serve_alone(&mut node, place, relay_metrics, &connections),
     }
+    let recorder = Recorder::new(
+        store.clone(),
+        recording::Identity { namespace: namespace.clone(), node: args.node_name.clone() },
+        node.packagers.clone(),
+        BTreeMap::from([(LOCAL_STORAGE.to_owned(), data_dir.path().join("recordings"))]),
+        (recording_metrics, node.metrics.clone()),
+    );
+    recorder.recover().await;
+    node.recorder = Some(recorder.clone());
+    background.spawn(own_sessions::watch(
+        client.clone(),
+        store,
+        namespace.clone(),
+        args.node_name.clone(),
+        (claims.clone(), recorder.clone()),
+        end.clone(),
+    ));
+    let node_name = args.node_name.clone();
+    background.spawn(own_recordings::watch(client, namespace, node_name, recorder.clone(), end.clone()));
     let draining = node.draining.clone();
     let for_users = for_users.merge(playback::hls::routes(&node, args.node.hls, &connections));
     media.serve(&Arc::new(node), &connections);
@@ -115,6 +138,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     readiness.set(false);
     drain(&claims, &draining, args.node.reconnect_window(), deadline).await;
     stop_media(&shutdown, &connections, &claims, deadline).await;
+    recorder.drain(deadline).await;
     end.cancel();
     background.close();
     if tokio::time::timeout(Duration::from_secs(2), background.wait()).await.is_err() {

@@ -26,6 +26,7 @@ use crate::{
     listener::{self, Pending},
     metrics::{Metrics, Protocol},
     packager::Packagers,
+    recording::Recorder,
     relay::Relays,
     tls::Certificate,
 };
@@ -40,6 +41,8 @@ pub struct Node<S> {
     pub pending: Pending,
     /// Muxings of the streams that are published here.
     pub packagers: Packagers,
+    /// Records what is published here; none in tests of other things.
+    pub recorder: Option<Recorder>,
     /// Streams of other nodes; none without a relay.
     pub relays: Option<Relays<S>>,
     pub publisher_timeout: Duration,
@@ -76,6 +79,7 @@ impl<S: Store> Node<S> {
             metrics,
             pending: Pending::default(),
             packagers,
+            recorder: None,
             relays: None,
             publisher_timeout,
             draining,

@@ -1,11 +1,12 @@
 //! `standalone`: a whole server in one process, over SQLite. Wires the parts together and takes them apart in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::Router;
 use ledger::SqliteStore;
 use prometheus_client::registry::Registry;
+use tallylight_crds::LOCAL_STORAGE;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -18,7 +19,9 @@ use crate::{
     http::{self, Readiness},
     listener,
     metrics::Metrics,
-    playback, relay,
+    playback,
+    recording::{self, Recorder, RecordingMetrics},
+    relay,
     run::{stop_media, stop_signal},
     server::{self, Node, Sockets, UserSockets},
 };
@@ -71,7 +74,27 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
 
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
-    let follower = follow::Follower::new(store.clone(), claims.clone(), dispatcher.clone());
+    let mut node = Node::new(
+        store.clone(),
+        NAMESPACE.to_owned(),
+        apps,
+        claims.clone(),
+        metrics,
+        &args.node,
+        shutdown.clone(),
+        &connections,
+    );
+    let folders = BTreeMap::from([(LOCAL_STORAGE.to_owned(), data_dir.path().join("recordings"))]);
+    let recorder = Recorder::new(
+        store.clone(),
+        recording::Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned() },
+        node.packagers.clone(),
+        folders,
+        (RecordingMetrics::new(&mut registry), node.metrics.clone()),
+    );
+    recorder.recover().await;
+    node.recorder = Some(recorder.clone());
+    let follower = follow::Follower::new(store.clone(), claims.clone(), dispatcher.clone(), Some(recorder.clone()));
     background.spawn(follower.run(end.clone()));
     let deliveries = CancellationToken::new();
     let (delivering, until) = (dispatcher.clone(), deliveries.clone());
@@ -83,16 +106,6 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let Sockets { http, users, media } = sockets;
     let rest = rest_api::routes(&args, store.clone(), catalog, &addresses)?;
-    let mut node = Node::new(
-        store.clone(),
-        NAMESPACE.to_owned(),
-        apps,
-        claims.clone(),
-        metrics,
-        &args.node,
-        shutdown.clone(),
-        &connections,
-    );
     let place = relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     relay::serve_alone(&mut node, place, relay_metrics, &connections);
     let for_users = rest.merge(playback::hls::routes(&node, args.node.hls, &connections));
@@ -117,6 +130,7 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     info!("shutting down");
     readiness.set(false);
     stop_media(&shutdown, &connections, &claims, deadline).await;
+    recorder.drain(deadline).await;
     // what a receiver does not take now is delivered at the next start
     let _delivered = tokio::time::timeout(LAST_DELIVERIES, follow::delivered(&store)).await;
     deliveries.cancel();

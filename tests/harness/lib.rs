@@ -20,6 +20,7 @@ pub mod media;
 pub mod node;
 pub mod pki;
 pub mod ports;
+pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod receiver;

@@ -69,6 +69,21 @@ fn ffmpeg() -> Command {
     command
 }
 
+/// Writes a file with ffmpeg. Arguments are split at blanks.
+///
+/// # Errors
+/// When ffmpeg has anything to complain of.
+pub fn write(arguments: &[&str], output: &Path) -> Result<()> {
+    let output = ffmpeg()
+        .args(["-loglevel", "error"])
+        .args(arguments.iter().flat_map(|words| words.split_whitespace()))
+        .arg(output)
+        .output()
+        .context("failed to run ffmpeg; run: tests/setup.sh")?;
+    ensure!(output.status.success(), "ffmpeg failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
 /// A publisher: streams the clip in real time until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Publisher {

@@ -116,7 +116,15 @@ impl Client {
     pub async fn send_video(&mut self, timestamp_ms: u32, size: usize) -> Result<()> {
         let mut payload = vec![0x17, 1, 0, 0, 0];
         payload.resize(size.max(payload.len()), 0);
-        self.session.send(&Message { kind: Kind::Video, timestamp_ms, payload: Bytes::from(payload) });
+        self.send(&Message { kind: Kind::Video, timestamp_ms, payload: Bytes::from(payload) }).await
+    }
+
+    /// Sends a message as it is.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send(&mut self, message: &Message) -> Result<()> {
+        self.session.send(message);
         self.flush().await
     }
 

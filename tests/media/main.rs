@@ -6,6 +6,7 @@ mod cluster;
 mod drain;
 mod hls;
 mod hostile;
+mod recording;
 mod relay;
 mod rest;
 mod standalone;

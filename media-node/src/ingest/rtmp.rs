@@ -28,6 +28,7 @@ use crate::{
     connection::{Closed, Connection, Looked, Watched},
     hub::{Hub, Place},
     metrics::{ConnectionState, Metrics, RefusalReason},
+    recording::Arrival,
     relay::Relays,
     server::Node,
     socket::Io,
@@ -125,6 +126,7 @@ struct Publisher<I, S> {
     control: (mpsc::Sender<Control>, mpsc::Receiver<Control>),
     hub: Hub,
     relays: Option<Relays<S>>,
+    arrival: Option<Arrival>,
     farewell: Farewell,
     metrics: Metrics,
     shutdown: tokio_util::sync::CancellationToken,
@@ -149,6 +151,8 @@ enum Woken {
 impl<I: Io, S: Store> Publisher<I, S> {
     fn new(connection: Connection<I>, admitted: Admitted, node: &Node<S>) -> Self {
         let timeouts = Timeouts { silence: node.publisher_timeout, claim: admission::DEADLINE };
+        let recorder = node.recorder.as_ref();
+        let arrival = recorder.map(|recorder| recorder.arrive(admitted.place.name(), &admitted.broadcast));
         Self {
             connection,
             lifecycle: Lifecycle::new(timeouts, std::time::Instant::now()),
@@ -162,6 +166,7 @@ impl<I: Io, S: Store> Publisher<I, S> {
             control: mpsc::channel(1),
             hub: node.hub.clone(),
             relays: node.relays.clone(),
+            arrival,
             farewell: Farewell::Ended,
             metrics: node.metrics.clone(),
             shutdown: node.shutdown.clone(),
@@ -315,6 +320,9 @@ impl<I: Io, S: Store> Publisher<I, S> {
                     session = session.ordinal(), protocol = ?self.connection.protocol, "session.started"
                 );
                 self.broadcast = session.broadcast().clone();
+                if let Some(arrival) = &self.arrival {
+                    arrival.on_air(&session);
+                }
                 self.session = Some(session);
                 self.input(Input::Claimed);
             }
@@ -396,7 +404,7 @@ impl<I: Io, S: Store> Publisher<I, S> {
     }
 
     async fn finish(self) -> Option<Connection<I>> {
-        let Self { mut connection, place, in_due_form, relays, farewell, claims, broadcast, .. } = self;
+        let Self { mut connection, place, in_due_form, relays, farewell, claims, broadcast, arrival, .. } = self;
         if farewell == Farewell::Parked {
             place.park();
         }
@@ -405,6 +413,7 @@ impl<I: Io, S: Store> Publisher<I, S> {
             // viewers see the end now, not after the farewell
             None => drop(place),
         }
+        drop(arrival);
         if farewell == Farewell::Parked {
             // it comes back as soon as it is let go, and must not find its own session in the way
             let _durable = timeout(PARKING, claims.settled(&Key::of(&broadcast))).await;

@@ -74,6 +74,7 @@ impl Flags {
             app: args.node.app.clone(),
             admission: args.admission.into(),
             reconnect_window_seconds: i32::try_from(args.node.reconnect_window_seconds)?,
+            recording: Some(args.recording.policy()),
             ..MediaPoolSpec::default()
         };
         let mut pool = MediaPool::new(DEFAULT_POOL, spec);

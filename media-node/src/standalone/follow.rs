@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use webhook::Dispatcher;
 
 use super::catalog::Catalog;
-use crate::claim::Claims;
+use crate::{claim::Claims, recording::Recorder};
 
 mod recordings;
 use recordings::{Kept, Teller};
@@ -40,6 +40,7 @@ pub(super) struct Follower {
     claims: Claims<SqliteStore>,
     dispatcher: Dispatcher<SqliteStore, Catalog>,
     teller: Teller,
+    recorder: Option<Recorder>,
     disposing: Arc<Semaphore>,
 }
 
@@ -63,10 +64,11 @@ impl Follower {
         store: SqliteStore,
         claims: Claims<SqliteStore>,
         dispatcher: Dispatcher<SqliteStore, Catalog>,
+        recorder: Option<Recorder>,
     ) -> Self {
         let disposing = Arc::new(Semaphore::new(DISPOSALS));
         let teller = Teller::new(store.clone(), Arc::clone(&disposing));
-        Self { store, claims, dispatcher, teller, disposing }
+        Self { store, claims, dispatcher, teller, recorder, disposing }
     }
 
     /// Runs until cancelled.
@@ -90,7 +92,7 @@ impl Follower {
                         self.applied(&Arc::new(broadcast), &mut disposals, &mut away);
                     }
                     for recording in recordings {
-                        self.teller.recorded(&Arc::new(recording), &mut disposals, &mut kept);
+                        self.recorded(&Arc::new(recording), &mut disposals, &mut kept);
                     }
                 }
                 Err(error) => {
@@ -121,7 +123,7 @@ impl Follower {
                         self.dispatcher.forget(&uid);
                     }
                     Ok(Change::Recorded(recording)) => {
-                        self.teller.recorded(&recording, &mut disposals, &mut kept);
+                        self.recorded(&recording, &mut disposals, &mut kept);
                         if recording.is_announced() {
                             self.unheld(&recording, &mut disposals);
                         }
@@ -152,9 +154,19 @@ impl Follower {
         });
     }
 
+    fn recorded(&self, recording: &Arc<Recording>, disposals: &mut JoinSet<()>, kept: &mut Kept) {
+        self.teller.recorded(recording, disposals, kept);
+        if let Some(recorder) = &self.recorder {
+            recorder.observe_recording(recording);
+        }
+    }
+
     fn applied(&self, broadcast: &Arc<Broadcast>, disposals: &mut JoinSet<()>, away: &mut Away) {
         away.see(broadcast);
         self.claims.observe(broadcast);
+        if let Some(recorder) = &self.recorder {
+            recorder.observe(broadcast);
+        }
         self.dispatcher.observe(broadcast);
         while disposals.try_join_next().is_some() {}
         self.teller.has_room(broadcast, disposals);
@@ -294,7 +306,7 @@ mod tests {
             let client = webhook::http::Client::new(&[]).unwrap();
             let dispatcher =
                 Dispatcher::new(store.clone(), catalog, client, webhook::Options::default(), &mut registry);
-            let follower = Follower::new(store.clone(), claims.clone(), dispatcher);
+            let follower = Follower::new(store.clone(), claims.clone(), dispatcher, None);
             Self { store, claims, control: mpsc::channel(1), follower, _folder: folder }
         }
 

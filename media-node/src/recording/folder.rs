@@ -1,0 +1,216 @@
+//! How a storage that is a folder is laid out. A file grows under `.recording/FILE/`, beside what its Recording is, and moves
+//! to its own name when it is whole; no file is ever overwritten. It blocks.
+//!
+//! ```text
+//! .recording/show-20260314-150926-1.mp4/recording.json   the Recording as it was begun
+//!                                      /media.mp4        the file, while it grows
+//!                                      /whole.json       its status once the file is whole
+//! show-20260314-150926-1.mp4                             the file, once it is whole
+//! ```
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with, statvfs},
+    io::Errno,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tallylight_crds::{Recording, RecordingStatus};
+
+/// Where files grow.
+const GROWING: &str = ".recording";
+/// Where files are kept of which nothing can be made.
+const DAMAGED: &str = ".damaged";
+const SIDECAR: &str = "recording.json";
+const MEDIA: &str = "media.mp4";
+const WHOLE: &str = "whole.json";
+
+/// Room that a file begins with, in bytes: enough for the indexes of the files that are open, so that a disk that fills up does
+/// not leave all of them unfinished. Of a small disk it is the sixteenth part.
+const ROOM: u64 = 64 << 20;
+
+/// A folder that keeps recordings.
+#[derive(Clone, Debug)]
+pub(super) struct Folder(PathBuf);
+
+/// The place of one file in it.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    root: PathBuf,
+    file_name: String,
+}
+
+impl Folder {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The place of a file; `None` for a name that is none of a file in this folder.
+    pub(super) fn place(&self, file_name: &str) -> Option<Place> {
+        let is_plain = !file_name.is_empty()
+            && !file_name.starts_with('.')
+            && file_name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        is_plain.then(|| Place { root: self.0.clone(), file_name: file_name.to_owned() })
+    }
+
+    /// Whether a file may be begun.
+    pub(super) fn has_room(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(self.0.join(GROWING))?;
+        let found = statvfs(&self.0)?;
+        let (free, all) =
+            (found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize));
+        if free < ROOM.min(all / 16) { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// The places of files that grow, or were left growing, and what their Recordings are. What cannot be read is left alone.
+    pub(super) fn growing(&self) -> io::Result<Vec<(Place, Recording)>> {
+        let entries = match fs::read_dir(self.0.join(GROWING)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let Some(place) = entry.file_name().to_str().and_then(|name| self.place(name)) else { continue };
+            match place.sidecar() {
+                Ok(recording) => found.push((place, recording)),
+                Err(error) => place.forget_if_empty(&error),
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Place {
+    /// Takes the place for a Recording; [`ErrorKind::AlreadyExists`] when another has it.
+    pub(super) fn take(&self, recording: &Recording) -> io::Result<()> {
+        DirBuilder::new().mode(0o700).create(self.growing())?;
+        if self.path().symlink_metadata().is_ok() {
+            fs::remove_dir(self.growing())?;
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let written = write(&self.growing().join(SIDECAR), recording).and_then(|()| sync(&self.root.join(GROWING)));
+        if written.is_err() {
+            let _removed = fs::remove_dir_all(self.growing()); // the first error is the one to tell
+        }
+        written
+    }
+
+    /// The file while it grows.
+    pub(super) fn media(&self) -> PathBuf {
+        self.growing().join(MEDIA)
+    }
+
+    /// The file once it is whole.
+    pub(super) fn path(&self) -> PathBuf {
+        self.root.join(&self.file_name)
+    }
+
+    /// Where it is then, as a Recording's status says it.
+    pub(super) fn location(&self) -> String {
+        let path = std::path::absolute(self.path()).unwrap_or_else(|_| self.path());
+        url::Url::from_file_path(&path).map_or_else(|()| format!("file://{}", path.display()), String::from)
+    }
+
+    /// Moves the whole file to its name, and makes sure that it is there.
+    pub(super) fn publish(&self, status: &RecordingStatus) -> io::Result<()> {
+        write(&self.growing().join(WHOLE), status)?;
+        match rename(&self.media(), &self.path()) {
+            // it was moved before a crash
+            Err(error) if error.kind() == ErrorKind::NotFound && self.path().exists() => {}
+            moved => moved?,
+        }
+        sync(&self.root)?;
+        let found = File::open(self.path())?.metadata()?.len();
+        if Some(found) == status.bytes.and_then(|bytes| u64::try_from(bytes).ok()) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("{} has {found} bytes, not those that were written", self.path().display())))
+    }
+
+    /// The status of a file that is whole and moved; `None` when it is not.
+    pub(super) fn published(&self) -> Option<RecordingStatus> {
+        let status: RecordingStatus = read(&self.growing().join(WHOLE)).ok()?;
+        let found = self.path().metadata().ok()?.len();
+        (!self.media().exists() && status.bytes == i64::try_from(found).ok()).then_some(status)
+    }
+
+    /// Whether there is anything of the file.
+    pub(super) fn is_there(&self) -> bool {
+        self.media().exists() || self.path().exists()
+    }
+
+    /// Gives the place back: its Recording says where the file is.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        gone(fs::remove_dir_all(self.growing()))
+    }
+
+    /// Puts a file aside of which nothing can be made, for a person to look at.
+    pub(super) fn put_aside(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(self.root.join(DAMAGED))?;
+        gone(fs::rename(self.growing(), self.root.join(DAMAGED).join(&self.file_name)))
+    }
+
+    /// Deletes the file, whatever state it is in.
+    pub(super) fn delete(&self) -> io::Result<()> {
+        gone(fs::remove_file(self.path()))?;
+        gone(fs::remove_dir_all(self.growing()))?;
+        gone(fs::remove_dir_all(self.root.join(DAMAGED).join(&self.file_name)))?;
+        sync(&self.root).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    }
+
+    fn growing(&self) -> PathBuf {
+        self.root.join(GROWING).join(&self.file_name)
+    }
+
+    /// What the Recording was when its file was begun.
+    pub(super) fn sidecar(&self) -> io::Result<Recording> {
+        read(&self.growing().join(SIDECAR))
+    }
+
+    /// A crash may have left a place that was not yet taken.
+    fn forget_if_empty(&self, error: &io::Error) {
+        if self.media().exists() {
+            tracing::warn!(folder = %self.growing().display(), %error, "what a file is cannot be read; it is left alone");
+        } else if let Err(error) = self.forget() {
+            tracing::warn!(folder = %self.growing().display(), %error, "failed to remove an empty folder");
+        }
+    }
+}
+
+fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_all()
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// Moves a file to a name that nobody has.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // a file system that cannot: the place is ours, so nobody of us has the name
+        Err(Errno::INVAL | Errno::NOSYS) if !to.exists() => fs::rename(from, to),
+        moved => Ok(moved?),
+    }
+}
+
+/// Names in a folder survive a loss of power.
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,464 @@
+//! Follows one publisher, and decides which file takes what it sends: when one begins, is full, or is over.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::FutureExt as _;
+use jiff::Timestamp;
+use ledger::Key;
+use mux::{Event, Fragment, Init, codec::Format};
+use tallylight_crds::{
+    BroadcastRef, FileName, RecordedTrack, RecordedTrackKind, Recording, RecordingFormat, RecordingSettings,
+    RecordingSpec, RecordingState, RecordingStatus,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::{info, warn};
+
+use super::{
+    Phase, Recorder, Stage, finish,
+    folder::Place,
+    mp4::Growing,
+    name_of,
+    part::Part,
+    trouble::{Reason, Trouble},
+};
+use crate::{
+    hub::Name,
+    packager::{Fed, Follower, Packaged, State},
+};
+
+/// What a file that is written slowly holds back, in bytes: 10 s of 6 Mbit/s. When it is full, whole segments are lost, counted,
+/// and the next part begins.
+const QUEUE: usize = 8 << 20;
+/// Events taken at once: those of some seconds, for a file that has fallen behind.
+const BATCH: usize = 64;
+/// Longest time that power which fails may cost.
+const SYNC: Duration = Duration::from_secs(1);
+/// Longest wait for the last packets of a publisher that has left to be muxed.
+const LAST: Duration = Duration::from_secs(2);
+/// How often it is looked whether they are.
+const LOOK: Duration = Duration::from_millis(20);
+/// Pauses before a storage that was in trouble is tried again, from the first to the longest.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// A file that was longer than this shows that its storage was well.
+const WELL: Duration = Duration::from_secs(60);
+/// Names that are tried for a file whose own is taken.
+const NAMES: u32 = 100;
+/// Longest wait for the parts that a session has had before; without an answer it counts anew.
+const PARTS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Records a publisher until it leaves.
+pub(super) async fn run(recorder: Recorder, name: Name, mut stage: watch::Receiver<Stage>) {
+    let mut part = 0;
+    loop {
+        let Stage { broadcast, phase } = stage.borrow_and_update().clone();
+        if phase == Phase::Left {
+            return;
+        }
+        let settings = recorder.settings(&broadcast).await;
+        let packaged = settings.is_some().then(|| recorder.0.packagers.of(&name)).flatten();
+        let (Some(settings), Some(packaged)) = (settings, packaged) else {
+            if stage.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        // from its first packet on, though it is not on air yet
+        let follower = packaged.follow(QUEUE);
+        let Ok(Stage { broadcast, phase }) = on_air(&mut stage).await else { return };
+        let Phase::OnAir { resumed } = phase else { return };
+        if resumed && part == 0 {
+            part = parts_before(&recorder, &broadcast).await;
+        }
+        let session = broadcast.status_or_default().session;
+        let spec = RecordingSpec {
+            pool: broadcast.spec.pool.clone(),
+            stream_id: broadcast.stream_id().to_owned(),
+            broadcast: BroadcastRef {
+                name: broadcast.metadata.name.clone().unwrap_or_default(),
+                uid: broadcast.metadata.uid.clone().unwrap_or_default(),
+            },
+            session: session.ordinal,
+            epoch: session.epoch,
+            part,
+            start_time: Timestamp::now(),
+            format: settings.format,
+            file_name: String::new(),
+            storage: settings.storage.clone(),
+            retention_seconds: settings.retention_seconds,
+            node: recorder.0.identity.node.clone(),
+        };
+        let mut files = Files::new(recorder.clone(), settings, spec);
+        files.follow(&packaged, follower, &mut stage).await;
+        part = files.end().await;
+    }
+}
+
+/// Waits until the publisher is on air, or has left.
+async fn on_air(stage: &mut watch::Receiver<Stage>) -> Result<Stage, watch::error::RecvError> {
+    stage.wait_for(|stage| stage.phase != Phase::Arrived).await.map(|stage| stage.clone())
+}
+
+/// How many parts the session has had with earlier publishers.
+async fn parts_before(recorder: &Recorder, broadcast: &tallylight_crds::Broadcast) -> i64 {
+    let ordinal = broadcast.status_or_default().session.ordinal;
+    match timeout(PARTS_DEADLINE, recorder.0.objects.of_broadcast(&Key::of(broadcast))).await {
+        Ok(Ok(all)) => {
+            let of_session = |recording: &&Recording| {
+                recording.spec.session == ordinal
+                    && Some(&recording.spec.broadcast.uid) == broadcast.metadata.uid.as_ref()
+            };
+            all.iter().filter(of_session).map(|recording| recording.spec.part).max().unwrap_or(0)
+        }
+        // a name tells parts of two publishers apart by their epochs
+        Ok(Err(_)) | Err(_) => 0,
+    }
+}
+
+/// The files of one publisher, one after the other.
+struct Files {
+    recorder: Recorder,
+    settings: RecordingSettings,
+    /// What the next part says, but for what is its own; `part` is the last one's.
+    spec: RecordingSpec,
+    init: Option<Arc<Init>>,
+    open: Option<Open>,
+    /// A part that has an object, but no file yet.
+    pending: Option<Part>,
+    retry: Option<Instant>,
+    pause: Duration,
+    batch: Vec<Arc<Fragment>>,
+    lost: u64,
+}
+
+/// The file that grows.
+struct Open {
+    part: Part,
+    place: Place,
+    /// `None` while it is being written.
+    growing: Growing,
+    synced: Instant,
+}
+
+/// What beginning a file came to.
+enum Begun {
+    Yes(Place, Box<Growing>),
+    /// Another file has its name.
+    Taken,
+    No(Trouble),
+}
+
+impl Files {
+    fn new(recorder: Recorder, settings: RecordingSettings, spec: RecordingSpec) -> Self {
+        Self {
+            recorder,
+            settings,
+            spec,
+            init: None,
+            open: None,
+            pending: None,
+            retry: None,
+            pause: AGAIN.0,
+            batch: Vec::new(),
+            lost: 0,
+        }
+    }
+
+    /// Writes what comes until the publisher has left, or is to be recorded no more.
+    async fn follow(&mut self, packaged: &Packaged, mut follower: Follower, stage: &mut watch::Receiver<Stage>) {
+        let mut left: Option<Instant> = None;
+        loop {
+            let sync_due = self.open.as_ref().filter(|open| !open.growing.is_synced()).map(|open| open.synced + SYNC);
+            let fed = tokio::select! {
+                biased;
+                changed = stage.changed(), if left.is_none() => {
+                    let Stage { broadcast, phase } = stage.borrow_and_update().clone();
+                    if changed.is_err() || phase == Phase::Left {
+                        left = Some(Instant::now() + LAST);
+                    } else if self.recorder.settings(&broadcast).await.as_ref() != Some(&self.settings) {
+                        return;
+                    }
+                    continue;
+                }
+                fed = follower.next() => fed,
+                () = sleep_until(sync_due.unwrap_or_else(Instant::now)), if sync_due.is_some() => {
+                    self.write().await;
+                    continue;
+                }
+                () = sleep(LOOK), if left.is_some() => match left {
+                    Some(latest) if packaged.state() == State::Flowing && Instant::now() < latest => continue,
+                    Some(_) | None => return,
+                },
+            };
+            let mut next = Some(fed);
+            for _ in 0..BATCH {
+                match next.take() {
+                    Some(Fed::Event(Event::Init(_))) if left.is_some() => return, // the next publisher's
+                    Some(Fed::Event(event)) => self.take(event).await,
+                    Some(Fed::Lost { bytes }) => self.lag(bytes).await,
+                    Some(Fed::Ended) => return,
+                    None => break,
+                }
+                next = follower.next().now_or_never();
+            }
+            if let Some(Fed::Event(event)) = next {
+                self.take(event).await;
+            }
+            self.write().await;
+        }
+    }
+
+    async fn take(&mut self, event: Event) {
+        match event {
+            Event::Init(init) => {
+                self.close().await;
+                self.init = Some(init);
+            }
+            Event::Part(part) => {
+                let begins = part.index == 0 && part.independent;
+                if begins && self.is_full().await {
+                    self.close().await;
+                }
+                if begins && self.open.is_none() {
+                    self.begin().await;
+                }
+                if self.open.is_some() {
+                    self.batch.push(part.fragment);
+                } else {
+                    self.lose(part.fragment.len());
+                }
+            }
+            // a gap and a jump are in the times of what follows
+            Event::SegmentEnd(_) | Event::Discontinuity(_) | Event::Unsupported(_) => {}
+        }
+    }
+
+    /// Some segments are lost: what follows is another file.
+    async fn lag(&mut self, bytes: u64) {
+        warn!(stream = self.spec.stream_id, bytes, "the storage is too slow: segments are not recorded");
+        self.recorder.0.metrics.lost(bytes);
+        self.close().await;
+    }
+
+    fn lose(&mut self, bytes: u64) {
+        self.lost += bytes;
+        self.recorder.0.metrics.lost(bytes);
+    }
+
+    async fn is_full(&mut self) -> bool {
+        self.write().await;
+        let Some(open) = &self.open else { return false };
+        let seconds = i64::try_from(open.growing.duration().as_secs()).unwrap_or(i64::MAX);
+        let bytes = i64::try_from(open.growing.bytes()).unwrap_or(i64::MAX);
+        self.settings.max_duration_seconds.is_some_and(|most| seconds >= most)
+            || self.settings.max_bytes.is_some_and(|most| bytes >= most)
+    }
+
+    /// Begins the next file, if the storage may be tried.
+    async fn begin(&mut self) {
+        let Some(init) = self.init.clone() else { return };
+        if self.retry.is_some_and(|retry| Instant::now() < retry) {
+            return;
+        }
+        if let Some(part) = self.pending.take() {
+            match self.open(&part.recording, &init).await {
+                Begun::Yes(place, growing) => return self.grow(part, place, *growing),
+                Begun::No(trouble) => return self.wait(part, &trouble),
+                Begun::Taken => self.give_up(part, "another file has its name").await,
+            }
+        }
+        self.spec.part += 1;
+        self.spec.start_time = Timestamp::now();
+        for suffix in 0..NAMES {
+            self.spec.file_name = self.file_name(suffix);
+            let mut recording = Recording::begun(&self.recorder.0.identity.namespace, self.spec.clone());
+            recording.status = Some(RecordingStatus { tracks: tracks(&init), ..RecordingStatus::default() });
+            let begun = self.open(&recording, &init).await;
+            if matches!(begun, Begun::Taken) {
+                continue;
+            }
+            let Some(discard) = self.recorder.open(&recording) else { return };
+            let part = Part::begin(&self.recorder, recording, discard);
+            match begun {
+                Begun::Yes(place, growing) => self.grow(part, place, *growing),
+                Begun::No(trouble) => self.wait(part, &trouble),
+                Begun::Taken => {}
+            }
+            return;
+        }
+        warn!(
+            stream = self.spec.stream_id,
+            file = self.spec.file_name,
+            "no free name for a file; use {{part}} in nameTemplate"
+        );
+        self.pause_after(Instant::now());
+    }
+
+    fn file_name(&self, suffix: u32) -> String {
+        let RecordingSpec { stream_id, session, part, start_time: start, format, .. } = &self.spec;
+        let name = FileName { stream_id, session: *session, part: *part, start: *start, format: *format };
+        if suffix == 0 {
+            return name.fill(&self.settings.name_template);
+        }
+        name.fill(&format!("{}-{}", self.settings.name_template, suffix + 1))
+    }
+
+    async fn open(&self, recording: &Recording, init: &Arc<Init>) -> Begun {
+        let place = match self.recorder.place(recording) {
+            Ok(place) => place,
+            Err(trouble) => return Begun::No(trouble),
+        };
+        let folder = self.recorder.0.folders.get(&recording.spec.storage).cloned();
+        let (here, recording, init) = (place.clone(), recording.clone(), Arc::clone(init));
+        let begin = move || {
+            if let Some(folder) = folder {
+                folder.has_room()?;
+            }
+            here.take(&recording)?;
+            Growing::begin(&here.media(), &init).inspect_err(|_| {
+                let _removed = here.forget(); // it is told why it could not be begun
+            })
+        };
+        match self.recorder.blocking(begin).await {
+            Ok(growing) => Begun::Yes(place, Box::new(growing)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Begun::Taken,
+            Err(error) => Begun::No(Trouble::of("begin a file", &error)),
+        }
+    }
+
+    fn grow(&mut self, part: Part, place: Place, growing: Growing) {
+        info!(
+            stream = self.spec.stream_id,
+            recording = name_of(&part.recording),
+            file = part.recording.spec.file_name,
+            lost_before = std::mem::take(&mut self.lost),
+            "recording.started"
+        );
+        part.say_well();
+        self.retry = None;
+        self.open = Some(Open { part, place, growing, synced: Instant::now() });
+    }
+
+    /// Has an object say why there is no file yet.
+    fn wait(&mut self, part: Part, trouble: &Trouble) {
+        part.say(&self.recorder, RecordingState::Recording, trouble);
+        self.pending = Some(part);
+        self.pause_after(Instant::now());
+    }
+
+    fn pause_after(&mut self, now: Instant) {
+        self.retry = Some(now + self.pause);
+        self.pause = (self.pause * 2).min(AGAIN.1);
+    }
+
+    async fn give_up(&self, part: Part, why: &str) {
+        let (recorder, trouble) = (self.recorder.clone(), Trouble::new(Reason::Damaged, why));
+        self.recorder.0.tasks.spawn(async move {
+            let recording = part.recording.clone();
+            part.failed(&recorder, &trouble).await;
+            recorder.close(&recording);
+        });
+    }
+
+    /// Writes what was taken, and syncs it when it is time.
+    async fn write(&mut self) {
+        let Some(mut open) = self.open.take() else { return };
+        if open.part.discard.is_cancelled() {
+            self.batch.clear();
+            return self.recorder.close(&open.part.recording);
+        }
+        let batch = std::mem::take(&mut self.batch);
+        let bytes: u64 = batch.iter().map(|fragment| fragment.len()).sum();
+        let sync = open.synced.elapsed() >= SYNC && !(batch.is_empty() && open.growing.is_synced());
+        if batch.is_empty() && !sync {
+            self.open = Some(open);
+            return;
+        }
+        let mut growing = open.growing;
+        let work = move || {
+            let written = batch.iter().try_for_each(|fragment| growing.append(fragment));
+            let began = Instant::now();
+            let synced =
+                if sync && written.is_ok() { growing.sync().map(|()| Some(began.elapsed())) } else { Ok(None) };
+            Ok::<_, std::io::Error>((growing, written.and(synced)))
+        };
+        match self.recorder.blocking(work).await {
+            Ok((growing, Ok(synced))) => {
+                open.growing = growing;
+                self.recorder.0.metrics.wrote(bytes);
+                if let Some(time) = synced {
+                    self.recorder.0.metrics.synced(time);
+                    open.synced = Instant::now();
+                    if open.growing.duration() > WELL {
+                        self.pause = AGAIN.0;
+                    }
+                }
+                self.open = Some(open);
+            }
+            Ok((_, Err(error))) | Err(error) => self.break_off(open.part, open.place, &error, bytes),
+        }
+    }
+
+    /// The storage has failed under a file: what is there of it is finished when that can be, and the next part tried later.
+    fn break_off(&mut self, part: Part, place: Place, error: &std::io::Error, bytes: u64) {
+        self.lose(bytes);
+        part.say(&self.recorder, RecordingState::Finalizing, &Trouble::of("write to the file", error));
+        self.pause_after(Instant::now());
+        self.finish(part, place, None);
+    }
+
+    /// Ends the file that grows.
+    async fn close(&mut self) {
+        self.write().await;
+        if let Some(Open { part, place, growing, .. }) = self.open.take() {
+            self.finish(part, place, Some(growing));
+        }
+    }
+
+    fn finish(&self, part: Part, place: Place, growing: Option<Growing>) {
+        let (recorder, recording) = (self.recorder.clone(), part.recording.clone());
+        self.recorder.0.tasks.spawn(async move {
+            finish::finish(&recorder, part, place, growing).await;
+            recorder.close(&recording);
+        });
+    }
+
+    /// Ends the last file. Returns which part it was.
+    async fn end(mut self) -> i64 {
+        self.close().await;
+        if let Some(part) = self.pending.take() {
+            let trouble = part.trouble();
+            self.give_up(part, &trouble.message).await;
+        }
+        self.spec.part
+    }
+}
+
+/// What a file holds, as its Recording says it.
+fn tracks(init: &Init) -> Vec<RecordedTrack> {
+    let track = |track: &mux::Track| {
+        let codec = track.config().rfc6381().to_owned();
+        let none = RecordedTrack {
+            kind: RecordedTrackKind::Video,
+            codec,
+            width: None,
+            height: None,
+            sample_rate: None,
+            channels: None,
+        };
+        match track.config().format() {
+            Format::Video { width, height } => {
+                RecordedTrack { width: Some(width.into()), height: Some(height.into()), ..none }
+            }
+            Format::Audio { sample_rate, channels, .. } => RecordedTrack {
+                kind: RecordedTrackKind::Audio,
+                sample_rate: i32::try_from(sample_rate).ok(),
+                channels: Some(channels.into()),
+                ..none
+            },
+        }
+    };
+    init.tracks().iter().map(track).collect()
+}

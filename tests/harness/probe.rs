@@ -1,0 +1,81 @@
+//! Files as ffmpeg and ffprobe see them.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// Decodes all of a file, or playlist.
+///
+/// # Errors
+/// When ffmpeg has anything to say.
+pub fn decodes(file: &Path) -> Result<()> {
+    let output = Command::new("ffmpeg")
+        .args("-hide_banner -nostats -nostdin -loglevel warning".split(' '))
+        .arg("-i")
+        .arg(file)
+        .args("-map 0 -f null -".split(' '))
+        .stdin(Stdio::null())
+        .output()
+        .context("failed to run ffmpeg; run: tests/setup.sh")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && errors.is_empty(), "{} does not decode clean: {errors}", file.display());
+    Ok(())
+}
+
+/// One stream by ffprobe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stream {
+    /// By ffprobe's name.
+    pub codec: String,
+    /// How many there are.
+    pub packets: usize,
+    /// Of what is shown or heard first, in seconds.
+    pub start: f64,
+    /// From then to the end of the last one, in seconds.
+    pub length: f64,
+}
+
+/// The streams of a file, in order: video first.
+///
+/// # Errors
+/// When ffprobe has anything to complain of.
+pub fn probe(file: &Path) -> Result<Vec<Stream>> {
+    let mut streams = Vec::new();
+    for (selector, kind) in [("v", "video"), ("a", "audio")] {
+        let entries = "stream=codec_name:packet=pts_time,duration_time";
+        let text = ffprobe(file, selector, entries).with_context(|| format!("failed to look at {kind}"))?;
+        let Some(codec) = text.lines().find_map(|line| line.strip_prefix("stream,")) else { continue };
+        let times: Vec<(f64, f64)> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("packet,")?.split_once(','))
+            .filter_map(|(time, lasts)| Some((time.parse().ok()?, lasts.trim_end_matches(',').parse().unwrap_or(0.0))))
+            .collect();
+        let start = times.iter().map(|(time, _)| *time).fold(f64::INFINITY, f64::min);
+        let end = times.iter().map(|(time, lasts)| time + lasts).fold(0.0, f64::max);
+        streams.push(Stream { codec: codec.to_owned(), packets: times.len(), start, length: end - start });
+    }
+    Ok(streams)
+}
+
+/// How many packets of video a file has.
+///
+/// # Errors
+/// As [`probe`].
+pub fn frames(file: &Path) -> Result<usize> {
+    let text = ffprobe(file, "v", "packet=flags")?;
+    Ok(text.lines().count())
+}
+
+fn ffprobe(file: &Path, selector: &str, entries: &str) -> Result<String> {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-select_streams", selector, "-show_entries", entries, "-of", "csv"])
+        .arg(file)
+        .output()
+        .context("failed to run ffprobe; run: tests/setup.sh")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && errors.is_empty(), "ffprobe says of {}: {errors}", file.display());
+    Ok(String::from_utf8(output.stdout)?)
+}

@@ -1,0 +1,317 @@
+//! Recordings: what ffprobe finds in the files, what the hook and REST say of them, and what a crash, a full disk or a folder
+//! that cannot be written costs.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use reqwest::Method;
+use rtmp::Message;
+use serde_json::Value;
+use tests::{
+    http,
+    media::{self, Publisher},
+    probe,
+    receiver::Request,
+    rtmp as client, wait,
+};
+use tokio::time::interval;
+
+use crate::standalone::{SOON, Standalone, come_back};
+
+const VIDEO: &str = "-f lavfi -i testsrc2=size=320x180:rate=25";
+const TONE: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
+const H264: &str = "-pix_fmt yuv420p -c:v libx264 -preset ultrafast -bf 2 -b_strategy 0 -g 25 -sc_threshold 0";
+const AAC: &str = "-c:a aac -b:a 64k";
+
+/// What people do not notice, in seconds.
+const OFFSET: f64 = 0.020;
+/// Kills in the quick form of the suite; `KILLS` says another number.
+const KILLS: usize = 30;
+
+/// Where a server without a storage of its own keeps its files.
+fn storage(server: &Standalone) -> PathBuf {
+    server.folder.path().join("data/recordings")
+}
+
+/// Files that are whole.
+fn files(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| !name.starts_with('.')).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Waits for so many hooks of recordings that can be played.
+async fn ready(server: &Standalone, count: usize) -> Result<Vec<Request>> {
+    wait::until(format!("{count} vodReady"), SOON, async || {
+        let seen = server.receiver.accepted();
+        let ready: Vec<_> = seen.iter().filter(|request| request.action() == "vodReady").cloned().collect();
+        let actions = || seen.iter().map(Request::action).collect::<Vec<_>>();
+        if ready.len() >= count {
+            Ok(ready)
+        } else {
+            Err(format!("{:?}; log: {}", actions(), server.service.process.log()))
+        }
+    })
+    .await
+}
+
+fn name(hook: &Request) -> String {
+    hook.field("vodName").unwrap_or_default()
+}
+
+/// The VoDs that REST lists.
+async fn listed(server: &Standalone) -> Result<Vec<Value>> {
+    let answer = http::get(server.service.address("http")?, "/LiveApp/rest/v2/vods/list/0/50").await?;
+    Ok(answer.json()?.as_array().cloned().unwrap_or_default())
+}
+
+fn encode(server: &Standalone, stream: &str, arguments: &[&str]) -> Result<Publisher> {
+    Publisher::encoding(server.folder.path(), &format!("publisher-{stream}"), &server.rtmp(stream), arguments)
+}
+
+#[tokio::test]
+async fn what_ffmpeg_publishes_is_in_the_file_that_the_hook_names() -> Result<()> {
+    let server = Standalone::with("record-ffmpeg", &["--recording=On"]).await?;
+    let mut publisher = encode(&server, "show", &[VIDEO, TONE, "-t 6", H264, AAC])?;
+    publisher.process.wait(SOON).await?;
+
+    let hooks = ready(&server, 1).await?;
+    let file = storage(&server).join(name(&hooks[0]));
+    probe::decodes(&file)?;
+    let streams = probe::probe(&file)?;
+    let [video, audio] = &streams[..] else { panic!("{streams:?}") };
+    assert_eq!((video.codec.as_str(), video.packets, audio.codec.as_str()), ("h264", 150, "aac"));
+    assert!((audio.start - video.start).abs() <= OFFSET + 1024.0 / 48_000.0, "{streams:?}");
+    assert!((video.length - 6.0).abs() < 0.1, "{streams:?}");
+    assert_eq!(files(&storage(&server)), [name(&hooks[0])], "nothing else");
+    let vods = listed(&server).await?;
+    assert_eq!(vods[0]["vodId"].as_str(), hooks[0].field("vodId").as_deref(), "{vods:?}");
+    assert_eq!(vods[0]["fileSize"].as_u64(), Some(file.metadata()?.len()), "{vods:?}");
+    server.receiver.check_promises()
+}
+
+#[tokio::test]
+async fn what_gstreamer_publishes_is_recorded_and_one_kind_of_track_too() -> Result<()> {
+    let server = Standalone::with("record-gstreamer", &["--recording=On", "--recording-name={streamID}"]).await?;
+    let publisher = Publisher::gstreamer(server.folder.path(), "gstreamer", &server.rtmp("both"))?;
+    let mut sound = encode(&server, "sound", &[TONE, "-t 4", AAC])?;
+    let mut pictures = encode(&server, "pictures", &[VIDEO, "-t 4", H264])?;
+    sound.process.wait(SOON).await?;
+    pictures.process.wait(SOON).await?;
+    publisher.stop_after(&server.receiver, 3).await?;
+
+    ready(&server, 3).await?;
+    assert_eq!(files(&storage(&server)), ["both.mp4", "pictures.mp4", "sound.mp4"]);
+    for (file, codecs) in [("both", &["h264", "aac"][..]), ("sound", &["aac"]), ("pictures", &["h264"])] {
+        let path = storage(&server).join(format!("{file}.mp4"));
+        probe::decodes(&path)?;
+        let found: Vec<_> = probe::probe(&path)?.into_iter().map(|stream| stream.codec).collect();
+        assert_eq!(found, codecs, "{file}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_that_is_full_is_followed_by_the_next_and_none_overwrites_another() -> Result<()> {
+    let rotate = ["--recording=On", "--recording-max-duration-seconds=10", "--recording-name={streamID}"];
+    let server = Standalone::with("record-rotation", &rotate).await?;
+    let mut publisher = encode(&server, "show", &[VIDEO, TONE, "-t 24", H264, AAC])?;
+    publisher.process.wait(SOON).await?;
+
+    ready(&server, 3).await?;
+    assert_eq!(files(&storage(&server)), ["show-2.mp4", "show-3.mp4", "show.mp4"]);
+    let mut frames = 0;
+    for file in ["show.mp4", "show-2.mp4", "show-3.mp4"] {
+        let path = storage(&server).join(file);
+        probe::decodes(&path)?;
+        frames += probe::frames(&path)?;
+    }
+    assert_eq!(frames, 600, "no frame is lost between two files");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broadcast_is_recorded_while_somebody_asks_for_it() -> Result<()> {
+    let server = Standalone::with("record-on-demand", &["--recording=OnDemand"]).await?;
+    let publisher = encode(&server, "show", &[VIDEO, TONE, H264, AAC])?;
+    server.until_status("show", "broadcasting").await?;
+    assert!(files(&storage(&server)).is_empty() && listed(&server).await?.is_empty());
+    let address = server.service.address("http")?;
+    let ask = async |wanted: bool| -> Result<()> {
+        let path = format!("/LiveApp/rest/v2/broadcasts/show/recording/{wanted}");
+        let answer = http::request(Method::PUT, address, &path, None).await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        Ok(())
+    };
+
+    for part in 1..=2 {
+        ask(true).await?;
+        let grows = async || {
+            let log = server.service.process.log();
+            if log.matches("recording.started").count() == part { Ok(()) } else { Err(log) }
+        };
+        wait::until("the file to be begun", SOON, grows).await?;
+        ask(false).await?;
+        ready(&server, part).await?;
+    }
+    publisher.stop().await?;
+    server.receiver.wait_for(4, SOON).await?;
+
+    assert_eq!(files(&storage(&server)).len(), 2);
+    server.receiver.check_promises()
+}
+
+#[tokio::test]
+async fn to_delete_a_vod_deletes_its_file() -> Result<()> {
+    let server = Standalone::with("record-delete", &["--recording=On"]).await?;
+    let mut publisher = encode(&server, "show", &[VIDEO, "-t 3", H264])?;
+    publisher.process.wait(SOON).await?;
+    let hooks = ready(&server, 1).await?;
+
+    let path = format!("/LiveApp/rest/v2/vods/{}", hooks[0].field("vodId").unwrap_or_default());
+    assert_eq!(http::request(Method::DELETE, server.service.address("http")?, &path, None).await?.status, 200);
+
+    wait::until("the file to go", SOON, async || match files(&storage(&server)) {
+        gone if gone.is_empty() && listed(&server).await.is_ok_and(|vods| vods.is_empty()) => Ok(()),
+        there => Err(format!("{there:?}")),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_server_that_stops_finishes_its_files_first() -> Result<()> {
+    let mut server = Standalone::with("record-stop", &["--recording=On"]).await?;
+    let _publisher = encode(&server, "show", &[VIDEO, TONE, H264, AAC])?;
+    server.receiver.wait_for(1, SOON).await?;
+    grown(&storage(&server), 60_000).await?;
+
+    assert!(server.service.process.stop(SOON).await?.success());
+
+    let files = files(&storage(&server));
+    assert_eq!(files.len(), 1, "{files:?}");
+    probe::decodes(&storage(&server).join(&files[0]))?;
+    server.service = server.launch.start().await?;
+    assert_eq!(name(&ready(&server, 1).await?[0]), files[0]);
+    server.receiver.check_promises()
+}
+
+/// Waits until a file that grows has so many bytes.
+async fn grown(folder: &Path, bytes: u64) -> Result<()> {
+    wait::until("the file to grow", SOON, async || {
+        let growing = fs::read_dir(folder.join(".recording")).into_iter().flatten().flatten();
+        let sizes: Vec<_> =
+            growing.map(|entry| entry.path().join("media.mp4").metadata().map_or(0, |file| file.len())).collect();
+        if sizes.iter().any(|size| *size >= bytes) { Ok(()) } else { Err(format!("{sizes:?}")) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_costs_the_recording_alone_until_it_can() -> Result<()> {
+    let server = Standalone::with("record-read-only", &["--recording=On"]).await?;
+    // a file where the folder should be: root may write in any folder
+    fs::write(storage(&server), "in the way")?;
+    let publisher = encode(&server, "show", &[VIDEO, TONE, H264, AAC])?;
+    let trouble = async || {
+        let log = server.service.process.log();
+        if log.contains("see to the storage; recording goes on by itself") { Ok(()) } else { Err(log) }
+    };
+    wait::until("the trouble to be told", SOON, trouble).await?;
+    media::play_with_ffmpeg(server.folder.path(), "player", &server.rtmp("show")).await?;
+
+    fs::remove_file(storage(&server))?;
+    grown(&storage(&server), 60_000).await?;
+    publisher.stop().await?;
+
+    let hooks = ready(&server, 1).await?;
+    probe::decodes(&storage(&server).join(name(&hooks[0])))
+}
+
+/// Sends a clip in real time, again and again, until the server is gone. Returns how much of it was sent.
+async fn send(client: &mut client::Client, clip: &[Message], until: Instant) -> Result<Duration> {
+    let (start, mut ticks, mut sent) = (Instant::now(), interval(Duration::from_millis(10)), 0);
+    let mut messages = clip.iter();
+    while Instant::now() < until {
+        ticks.tick().await;
+        let now = u32::try_from(start.elapsed().as_millis())?;
+        while let Some(message) = messages.as_slice().first().filter(|message| message.timestamp_ms <= now) {
+            client.send(message).await?;
+            sent = message.timestamp_ms;
+            messages.next();
+        }
+    }
+    Ok(Duration::from_millis(sent.into()))
+}
+
+/// Twenty seconds of what encoders send.
+fn clip(folder: &Path) -> Result<Vec<Message>> {
+    let path = folder.join("clip.flv");
+    media::write(&[VIDEO, TONE, "-t 20", H264, AAC], &path)?;
+    Ok(rtmp::flv::messages(fs::read(&path)?.into()))
+}
+
+#[tokio::test]
+async fn a_kill_at_any_moment_costs_at_most_a_second_and_each_file_is_told_of_once() -> Result<()> {
+    let kills = std::env::var("KILLS").map_or(Ok(KILLS), |kills| kills.parse())?;
+    let mut server = Standalone::with("record-kills", &["--recording=On"]).await?;
+    let clip = clip(server.folder.path())?;
+    let (mut seed, mut sent) = (0x9E37_79B9_7F4A_7C15_u64, Vec::new());
+    for round in 0..kills {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let lasts = Duration::from_millis(1_200 + (seed >> 33) % 2_500);
+        let mut publisher = come_back(&server.rtmp(&format!("show-{round}"))).await?;
+        sent.push(send(&mut publisher, &clip, Instant::now() + lasts).await?);
+        server.service.process.kill()?;
+        server.service = server.launch.start().await?;
+    }
+    let hooks = ready(&server, kills).await?;
+
+    let mut worst = Duration::ZERO;
+    for (round, sent) in sent.into_iter().enumerate() {
+        let of_round = |hook: &&Request| hook.field("id").as_deref() == Some(&*format!("show-{round}"));
+        let hook = hooks.iter().find(of_round).with_context(|| format!("round {round} was not told of"))?;
+        let file = storage(&server).join(name(hook));
+        probe::decodes(&file).with_context(|| format!("round {round}"))?;
+        let kept = probe::probe(&file)?.iter().map(|stream| stream.start + stream.length).fold(0.0, f64::max);
+        let lost = sent.saturating_sub(Duration::from_secs_f64(kept));
+        worst = worst.max(lost);
+        ensure!(lost <= Duration::from_secs(1), "round {round}: {lost:?} of {sent:?} are lost");
+    }
+    println!("{kills} kills: at most {worst:?} lost");
+    assert_eq!(hooks.len(), kills, "each is told of once");
+    assert!(files(&storage(&server).join(".recording")).is_empty(), "nothing is left growing");
+    server.receiver.check_promises()
+}
+
+#[tokio::test]
+async fn a_session_that_goes_on_makes_the_next_part() -> Result<()> {
+    let flags = ["--recording=On", "--reconnect-window-seconds=30", "--recording-name={streamID}-{session}-{part}"];
+    let mut server = Standalone::with("record-resume", &flags).await?;
+    let mut first = server.ffmpeg("show").await?;
+    server.receiver.wait_for(1, SOON).await?;
+    grown(&storage(&server), 60_000).await?;
+    first.process.kill()?;
+    ready(&server, 1).await?;
+
+    let second = server.ffmpeg("show").await?;
+    grown(&storage(&server), 60_000).await?;
+    server.service.process.kill()?;
+    drop(second);
+    server.service = server.launch.start().await?;
+    ready(&server, 2).await?;
+    let third = server.ffmpeg("show").await?;
+    grown(&storage(&server), 60_000).await?;
+    third.stop().await?;
+
+    ready(&server, 3).await?;
+    assert_eq!(files(&storage(&server)), ["show-1-1.mp4", "show-1-2.mp4", "show-1-3.mp4"]);
+    for file in files(&storage(&server)) {
+        probe::decodes(&storage(&server).join(file))?;
+    }
+    server.receiver.check_promises()
+}
