@@ -26,6 +26,8 @@ use crate::{claim::OnAir, hub::Name, metrics::Metrics, packager::Packagers};
 mod checksum;
 mod finish;
 mod folder;
+mod growing;
+mod hls;
 mod metrics;
 mod mp4;
 mod objects;
@@ -36,7 +38,6 @@ mod trouble;
 use folder::Folder;
 pub(crate) use metrics::Metrics as RecordingMetrics;
 use objects::Objects;
-use part::Part;
 use trouble::{Reason, Trouble};
 
 /// Threads that write for recordings at once. A storage that hangs holds so many, and no thread of the runtime.

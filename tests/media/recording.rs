@@ -315,3 +315,28 @@ async fn a_session_that_goes_on_makes_the_next_part() -> Result<()> {
     }
     server.receiver.check_promises()
 }
+
+#[tokio::test]
+async fn a_playlist_and_its_segments_survive_a_kill_as_well() -> Result<()> {
+    let flags = ["--recording=On", "--recording-format=HLS", "--recording-name={streamID}"];
+    let mut server = Standalone::with("record-hls", &flags).await?;
+    let mut publisher = encode(&server, "whole", &[VIDEO, TONE, "-t 7", H264, AAC])?;
+    publisher.process.wait(SOON).await?;
+    ready(&server, 1).await?;
+    let clip = clip(server.folder.path())?;
+    let mut cut = come_back(&server.rtmp("cut")).await?;
+    let sent = send(&mut cut, &clip, Instant::now() + Duration::from_millis(5_300)).await?;
+    server.service.process.kill()?;
+    server.service = server.launch.start().await?;
+
+    ready(&server, 2).await?;
+    assert_eq!(files(&storage(&server)), ["cut", "cut.m3u8", "whole", "whole.m3u8"]);
+    let (whole, cut) = (storage(&server).join("whole.m3u8"), storage(&server).join("cut.m3u8"));
+    assert!(fs::read_to_string(&whole)?.ends_with("#EXT-X-ENDLIST\n"));
+    probe::decodes(&whole)?;
+    probe::decodes(&cut)?;
+    assert_eq!(probe::frames(&whole)?, 175);
+    let kept = probe::probe(&cut)?.iter().map(|stream| stream.length).fold(0.0, f64::max);
+    assert!(kept + 1.0 >= sent.as_secs_f64(), "{kept} s of {sent:?}");
+    server.receiver.check_promises()
+}

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::{
     Recorder,
     folder::Place,
-    mp4::{self, Growing, Whole},
+    growing::{self, Growing, Whole},
     objects::Told,
     part::Part,
     trouble::{self, Reason, Trouble},
@@ -48,7 +48,7 @@ pub(super) async fn finish(recorder: &Recorder, part: Part, place: Place, growin
                 let told = part.ready(recorder, status).await;
                 return forget(recorder, place, told).await;
             }
-            Err(mp4::Error::Hopeless(reason)) => {
+            Err(growing::Error::Hopeless(reason)) => {
                 let aside = place.clone();
                 if let Err(error) = recorder.blocking(move || aside.put_aside()).await {
                     warn!(%error, "failed to put a damaged file aside");
@@ -57,7 +57,7 @@ pub(super) async fn finish(recorder: &Recorder, part: Part, place: Place, growin
                 part.failed(recorder, &Trouble::new(Reason::Damaged, text)).await;
                 return;
             }
-            Err(mp4::Error::Disk(error)) => Trouble::of("finish the file", &error),
+            Err(growing::Error::Disk(error)) => Trouble::of("finish the file", &error),
         };
         part.say(recorder, RecordingState::Finalizing, &trouble);
         tokio::select! {
@@ -119,7 +119,7 @@ fn make_whole(
     growing: Option<Growing>,
     begun: &RecordingStatus,
     end_time: Timestamp,
-) -> Result<RecordingStatus, mp4::Error> {
+) -> Result<RecordingStatus, growing::Error> {
     if growing.is_none()
         && let Some(status) = place.published()
     {
@@ -130,7 +130,7 @@ fn make_whole(
         None => {
             let written = place.media().metadata().and_then(|file| file.modified());
             let written = written.ok().and_then(|time| Timestamp::try_from(time).ok());
-            (mp4::recover(&place.media())?, written.unwrap_or(end_time))
+            (growing::recover(place)?, written.unwrap_or(end_time))
         }
     };
     let status = status(begun, &whole, place, end_time);
@@ -146,7 +146,7 @@ fn status(begun: &RecordingStatus, whole: &Whole, place: &Place, end_time: Times
         bytes: i64::try_from(whole.bytes).ok(),
         tracks: begun.tracks.clone(),
         location: Some(place.location()),
-        checksum: Some(whole.checksum.clone()),
+        checksum: whole.checksum.clone(),
         ..RecordingStatus::default()
     };
     trouble::ready(&mut status);

@@ -6,6 +6,10 @@
 //!                                      /media.mp4        the file, while it grows
 //!                                      /whole.json       its status once the file is whole
 //! show-20260314-150926-1.mp4                             the file, once it is whole
+//!
+//! .recording/show-20260314-150926-1.m3u8/                HLS: the same, with the playlist and a folder of its segments,
+//! show-20260314-150926-1.m3u8                            which are whole here
+//! show-20260314-150926-1/segment-1.m4s
 //! ```
 
 use std::{
@@ -20,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tallylight_crds::{Recording, RecordingStatus};
+use tallylight_crds::{Recording, RecordingFormat, RecordingStatus};
 
 /// Where files grow.
 const GROWING: &str = ".recording";
@@ -91,7 +95,8 @@ impl Place {
     /// Takes the place for a Recording; [`ErrorKind::AlreadyExists`] when another has it.
     pub(super) fn take(&self, recording: &Recording) -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(self.growing())?;
-        if self.path().symlink_metadata().is_ok() {
+        let is_there = |path: PathBuf| path.symlink_metadata().is_ok();
+        if is_there(self.path()) || self.segments().is_some_and(is_there) {
             fs::remove_dir(self.growing())?;
             return Err(ErrorKind::AlreadyExists.into());
         }
@@ -102,9 +107,35 @@ impl Place {
         written
     }
 
-    /// The file while it grows.
+    /// What kind of file it is, by its name.
+    pub(super) fn format(&self) -> RecordingFormat {
+        if self.file_name.ends_with(".m3u8") { RecordingFormat::Hls } else { RecordingFormat::Mp4 }
+    }
+
+    /// The file's name without its extension.
+    pub(super) fn stem(&self) -> &str {
+        self.file_name.rsplit_once('.').map_or(&self.file_name, |(stem, _)| stem)
+    }
+
+    /// The file while it grows; for a playlist the folder of its segments.
     pub(super) fn media(&self) -> PathBuf {
-        self.growing().join(MEDIA)
+        match self.format() {
+            RecordingFormat::Mp4 => self.growing().join(MEDIA),
+            RecordingFormat::Hls => self.growing().join(self.stem()),
+        }
+    }
+
+    /// A playlist while it grows.
+    pub(super) fn growing_playlist(&self) -> PathBuf {
+        self.growing().join(&self.file_name)
+    }
+
+    /// The folder of a playlist's segments, once they are whole; `None` for a file that is one.
+    fn segments(&self) -> Option<PathBuf> {
+        match self.format() {
+            RecordingFormat::Mp4 => None,
+            RecordingFormat::Hls => Some(self.root.join(self.stem())),
+        }
     }
 
     /// The file once it is whole.
@@ -121,13 +152,20 @@ impl Place {
     /// Moves the whole file to its name, and makes sure that it is there.
     pub(super) fn publish(&self, status: &RecordingStatus) -> io::Result<()> {
         write(&self.growing().join(WHOLE), status)?;
-        match rename(&self.media(), &self.path()) {
-            // it was moved before a crash
-            Err(error) if error.kind() == ErrorKind::NotFound && self.path().exists() => {}
-            moved => moved?,
+        let moves = match self.segments() {
+            None => vec![(self.media(), self.path())],
+            // the playlist last: what it lists is there
+            Some(segments) => vec![(self.media(), segments), (self.growing_playlist(), self.path())],
+        };
+        for (from, to) in moves {
+            match rename(&from, &to) {
+                // it was moved before a crash
+                Err(error) if error.kind() == ErrorKind::NotFound && to.exists() => {}
+                moved => moved?,
+            }
         }
         sync(&self.root)?;
-        let found = File::open(self.path())?.metadata()?.len();
+        let found = self.published_bytes()?;
         if Some(found) == status.bytes.and_then(|bytes| u64::try_from(bytes).ok()) {
             return Ok(());
         }
@@ -137,8 +175,19 @@ impl Place {
     /// The status of a file that is whole and moved; `None` when it is not.
     pub(super) fn published(&self) -> Option<RecordingStatus> {
         let status: RecordingStatus = read(&self.growing().join(WHOLE)).ok()?;
-        let found = self.path().metadata().ok()?.len();
+        let found = self.published_bytes().ok()?;
         (!self.media().exists() && status.bytes == i64::try_from(found).ok()).then_some(status)
+    }
+
+    /// Size of what can be fetched, which is opened for that.
+    fn published_bytes(&self) -> io::Result<u64> {
+        let mut bytes = File::open(self.path())?.metadata()?.len();
+        if let Some(segments) = self.segments() {
+            for entry in fs::read_dir(segments)? {
+                bytes += entry?.metadata()?.len();
+            }
+        }
+        Ok(bytes)
     }
 
     /// Whether there is anything of the file.
@@ -160,6 +209,9 @@ impl Place {
     /// Deletes the file, whatever state it is in.
     pub(super) fn delete(&self) -> io::Result<()> {
         gone(fs::remove_file(self.path()))?;
+        if let Some(segments) = self.segments() {
+            gone(fs::remove_dir_all(segments))?;
+        }
         gone(fs::remove_dir_all(self.growing()))?;
         gone(fs::remove_dir_all(self.root.join(DAMAGED).join(&self.file_name)))?;
         sync(&self.root).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })

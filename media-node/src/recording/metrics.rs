@@ -20,7 +20,7 @@ use super::trouble::Reason;
 
 /// What became of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Outcome {
+pub(super) enum Outcome {
     Ready,
     Failed,
 }

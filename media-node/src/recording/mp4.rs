@@ -14,7 +14,10 @@ use mux::{
     file::{self, Damaged, Finish, Recovered},
 };
 
-use super::checksum::Checksum;
+use super::{
+    checksum::Checksum,
+    growing::{Error, Whole},
+};
 
 /// Buffers of one write: what Linux takes at most (IOV_MAX).
 const SLICES: usize = 1_024;
@@ -28,25 +31,6 @@ pub(super) struct Growing {
     /// Of what follows the head.
     rest: Checksum,
     is_synced: bool,
-}
-
-/// A file that is whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Whole {
-    pub(super) duration: Duration,
-    pub(super) bytes: u64,
-    pub(super) checksum: String,
-}
-
-/// Why a file could not be made whole.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    /// It may be tried again.
-    #[error(transparent)]
-    Disk(#[from] io::Error),
-    /// Nothing can be made of it.
-    #[error("{0}")]
-    Hopeless(String),
 }
 
 impl Growing {
@@ -104,7 +88,7 @@ impl Growing {
         }
         let mut checksum = Checksum::new();
         checksum.update(&patched);
-        let checksum = checksum.followed_by(&rest).to_text();
+        let checksum = Some(checksum.followed_by(&rest).to_text());
         Ok(Whole { duration: finish.duration, bytes: finish.len, checksum })
     }
 }
@@ -116,7 +100,7 @@ pub(super) fn recover(path: &Path) -> Result<Whole, Error> {
         Ok(Recovered::Finished { duration }) => duration,
         Ok(Recovered::Unfinished { writer }) => {
             if writer.duration().is_zero() {
-                return Err(Error::Hopeless("it ended before the first picture or sound was written".to_owned()));
+                return Err(Error::empty());
             }
             file.set_len(writer.len())?;
             let finish = writer.finish().map_err(|error| Error::Hopeless(error.to_string()))?;
@@ -129,7 +113,7 @@ pub(super) fn recover(path: &Path) -> Result<Whole, Error> {
     file.sync_all()?;
     file.rewind()?;
     let bytes = file.metadata()?.len();
-    let checksum = Checksum::read(&mut file)?.to_text();
+    let checksum = Some(Checksum::read(&mut file)?.to_text());
     Ok(Whole { duration, bytes, checksum })
 }
 
@@ -143,7 +127,7 @@ fn write_finish(file: &File, finish: &Finish) -> io::Result<()> {
 }
 
 /// Writes the fragment's own buffers.
-fn write_all(file: &mut File, fragment: &Fragment) -> io::Result<()> {
+pub(super) fn write_all(file: &mut File, fragment: &Fragment) -> io::Result<()> {
     let mut chunks = fragment.chunks().peekable();
     while chunks.peek().is_some() {
         let mut slices: Vec<_> = chunks.by_ref().take(SLICES).map(|chunk| IoSlice::new(chunk)).collect();

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use ledger::Key;
-use mux::{Event, Fragment, Init, codec::Format};
+use mux::{Event, Init, codec::Format};
 use tallylight_crds::{
-    BroadcastRef, FileName, RecordedTrack, RecordedTrackKind, Recording, RecordingFormat, RecordingSettings,
-    RecordingSpec, RecordingState, RecordingStatus,
+    BroadcastRef, FileName, RecordedTrack, RecordedTrackKind, Recording, RecordingSettings, RecordingSpec,
+    RecordingState, RecordingStatus,
 };
 use tokio::{
     sync::watch,
@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::{
     Phase, Recorder, Stage, finish,
     folder::Place,
-    mp4::Growing,
+    growing::Growing,
     name_of,
     part::Part,
     trouble::{Reason, Trouble},
@@ -129,7 +129,7 @@ struct Files {
     pending: Option<Part>,
     retry: Option<Instant>,
     pause: Duration,
-    batch: Vec<Arc<Fragment>>,
+    batch: Vec<mux::Part>,
     lost: u64,
 }
 
@@ -137,7 +137,6 @@ struct Files {
 struct Open {
     part: Part,
     place: Place,
-    /// `None` while it is being written.
     growing: Growing,
     synced: Instant,
 }
@@ -225,7 +224,7 @@ impl Files {
                     self.begin().await;
                 }
                 if self.open.is_some() {
-                    self.batch.push(part.fragment);
+                    self.batch.push(part);
                 } else {
                     self.lose(part.fragment.len());
                 }
@@ -317,7 +316,7 @@ impl Files {
                 folder.has_room()?;
             }
             here.take(&recording)?;
-            Growing::begin(&here.media(), &init).inspect_err(|_| {
+            Growing::begin(&here, &init).inspect_err(|_| {
                 let _removed = here.forget(); // it is told why it could not be begun
             })
         };
@@ -370,7 +369,7 @@ impl Files {
             return self.recorder.close(&open.part.recording);
         }
         let batch = std::mem::take(&mut self.batch);
-        let bytes: u64 = batch.iter().map(|fragment| fragment.len()).sum();
+        let bytes: u64 = batch.iter().map(|part| part.fragment.len()).sum();
         let sync = open.synced.elapsed() >= SYNC && !(batch.is_empty() && open.growing.is_synced());
         if batch.is_empty() && !sync {
             self.open = Some(open);
@@ -378,7 +377,7 @@ impl Files {
         }
         let mut growing = open.growing;
         let work = move || {
-            let written = batch.iter().try_for_each(|fragment| growing.append(fragment));
+            let written = batch.iter().try_for_each(|part| growing.append(part));
             let began = Instant::now();
             let synced =
                 if sync && written.is_ok() { growing.sync().map(|()| Some(began.elapsed())) } else { Ok(None) };

@@ -8,7 +8,7 @@ use tallylight_crds::{Condition, ConditionStatus, RecordingStatus, set_condition
 
 /// Why a recording is not where it should be, as `Ready`'s reason says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Reason {
+pub(super) enum Reason {
     /// There is no room left.
     DiskFull,
     /// The folder cannot be written: it is not there, read-only, or not this user's.
