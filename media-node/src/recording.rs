@@ -7,13 +7,13 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use ledger::{Key, Recordings, Store};
-use tallylight_crds::{Broadcast, MediaPoolSpec, Recording, RecordingSettings};
+use tallylight_crds::{Broadcast, LOCAL_STORAGE, MediaPoolSpec, Recording, RecordingSettings};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, timeout, timeout_at},
@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use crate::{claim::OnAir, hub::Name, metrics::Metrics, packager::Packagers};
+use crate::{claim::OnAir, hub::Name, packager::Packagers, server::Node};
 
 mod checksum;
 mod finish;
@@ -108,20 +108,22 @@ pub(crate) struct Arrival {
 }
 
 impl Recorder {
-    /// Makes the recorder of a node, whose storages are these folders.
-    pub(crate) fn new<S: Store + Recordings>(
+    /// Makes the recorder of a node, which takes up what an earlier life has left. Its files are in `folder`. Call it before the
+    /// first publisher may come.
+    pub(crate) async fn serve<S: Store + Recordings>(
+        node: &mut Node<S>,
         store: S,
         identity: Identity,
-        packagers: Packagers,
-        folders: BTreeMap<String, PathBuf>,
-        (metrics, node_metrics): (RecordingMetrics, Metrics),
+        folder: &Path,
+        metrics: RecordingMetrics,
     ) -> Self {
         let end = CancellationToken::new();
-        Self(Arc::new(Inner {
+        let folders = [(LOCAL_STORAGE.to_owned(), Folder::new(folder.join("recordings")))];
+        let recorder = Self(Arc::new(Inner {
             identity,
-            objects: Objects::new(store, node_metrics, end.clone()),
-            packagers,
-            folders: folders.into_iter().map(|(name, path)| (name, Folder::new(path))).collect(),
+            objects: Objects::new(store, node.metrics.clone(), end.clone()),
+            packagers: node.packagers.clone(),
+            folders: folders.into(),
             metrics,
             sessions: Mutex::default(),
             open: Mutex::default(),
@@ -131,11 +133,14 @@ impl Recorder {
             writers: Arc::new(Semaphore::new(WRITERS)),
             tasks: TaskTracker::new(),
             end,
-        }))
+        }));
+        recorder.recover().await;
+        node.recorder = Some(recorder.clone());
+        recorder
     }
 
-    /// Takes up what an earlier life has left growing. Call it before the first publisher may come.
-    pub(crate) async fn recover(&self) {
+    /// Takes up what an earlier life has left growing.
+    async fn recover(&self) {
         for (storage, folder) in self.0.folders.clone() {
             match self.blocking(move || folder.growing()).await {
                 Ok(found) => {
@@ -359,7 +364,7 @@ impl Arrival {
         let phase = Phase::OnAir { resumed: session.is_resumed() };
         self.stage.send_modify(|stage| {
             stage.phase = phase;
-            stage.broadcast = Box::new(session.broadcast().clone());
+            *stage.broadcast = session.broadcast().clone();
         });
     }
 }

@@ -9,7 +9,6 @@ use kube::{
 };
 use ledger::KubeStore;
 use prometheus_client::registry::Registry;
-use tallylight_crds::LOCAL_STORAGE;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -102,25 +101,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         Some(relay) => relay.serve(&mut node, place, relay_metrics, &connections),
         None => relay::serve_alone(&mut node, place, relay_metrics, &connections),
     }
-    let recorder = Recorder::new(
-        store.clone(),
-        recording::Identity { namespace: namespace.clone(), node: args.node_name.clone() },
-        node.packagers.clone(),
-        BTreeMap::from([(LOCAL_STORAGE.to_owned(), data_dir.path().join("recordings"))]),
-        (recording_metrics, node.metrics.clone()),
-    );
-    recorder.recover().await;
-    node.recorder = Some(recorder.clone());
-    background.spawn(own_sessions::watch(
-        client.clone(),
-        store,
-        namespace.clone(),
-        args.node_name.clone(),
-        (claims.clone(), recorder.clone()),
-        end.clone(),
-    ));
-    let node_name = args.node_name.clone();
-    background.spawn(own_recordings::watch(client, namespace, node_name, recorder.clone(), end.clone()));
+    let identity = recording::Identity { namespace, node: args.node_name.clone() };
+    let recorder =
+        Recorder::serve(&mut node, store.clone(), identity.clone(), data_dir.path(), recording_metrics).await;
+    watch_own(client, store, identity, (claims.clone(), recorder.clone()), &end, &background);
     let draining = node.draining.clone();
     let for_users = for_users.merge(playback::hls::routes(&node, args.node.hls, &connections));
     media.serve(&Arc::new(node), &connections);
@@ -145,6 +129,19 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         warn!("HTTP connections are still open");
     }
     Ok(())
+}
+
+/// Follows what others do to what is this node's.
+fn watch_own(
+    client: Client,
+    store: KubeStore,
+    recording::Identity { namespace, node }: recording::Identity,
+    (claims, recorder): (Claims<KubeStore>, Recorder),
+    end: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    tasks.spawn(own_recordings::watch(client.clone(), namespace.clone(), node.clone(), recorder.clone(), end.clone()));
+    tasks.spawn(own_sessions::watch(client, store, namespace, node, (claims, recorder), end.clone()));
 }
 
 /// Ends every session, durably, and then lets the rest of the connections go.

@@ -1,12 +1,11 @@
 //! `standalone`: a whole server in one process, over SQLite. Wires the parts together and takes them apart in order.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::Router;
 use ledger::SqliteStore;
 use prometheus_client::registry::Registry;
-use tallylight_crds::LOCAL_STORAGE;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -84,16 +83,10 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
         shutdown.clone(),
         &connections,
     );
-    let folders = BTreeMap::from([(LOCAL_STORAGE.to_owned(), data_dir.path().join("recordings"))]);
-    let recorder = Recorder::new(
-        store.clone(),
-        recording::Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned() },
-        node.packagers.clone(),
-        folders,
-        (RecordingMetrics::new(&mut registry), node.metrics.clone()),
-    );
-    recorder.recover().await;
-    node.recorder = Some(recorder.clone());
+    let identity = recording::Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
+    let recorder =
+        Recorder::serve(&mut node, store.clone(), identity, data_dir.path(), RecordingMetrics::new(&mut registry))
+            .await;
     let follower = follow::Follower::new(store.clone(), claims.clone(), dispatcher.clone(), Some(recorder.clone()));
     background.spawn(follower.run(end.clone()));
     let deliveries = CancellationToken::new();

@@ -107,6 +107,13 @@ impl Process {
         }
     }
 
+    /// A path as the process sees it, which may have disks of its own.
+    #[must_use]
+    pub fn sees(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.child.id()));
+        root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

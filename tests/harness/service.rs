@@ -25,6 +25,7 @@ pub struct Launch {
     folder: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
+    small_disk: Option<(PathBuf, String)>,
 }
 
 /// A running binary of ours that has said that it is ready.
@@ -83,7 +84,7 @@ impl Launch {
 
     fn new(binary: &'static str, name: &str, folder: &Path) -> Self {
         let (name, folder) = (name.to_owned(), folder.to_owned());
-        Self { binary, name, folder, arguments: Vec::new(), variables: Vec::new() }
+        Self { binary, name, folder, arguments: Vec::new(), variables: Vec::new(), small_disk: None }
     }
 
     /// Sets the name of the log, for a second one in the same folder.
@@ -132,6 +133,13 @@ impl Launch {
         self
     }
 
+    /// Gives it a disk of that size, such as `3m`, at a folder; it goes with the process. Needs root.
+    #[must_use]
+    pub fn on_small_disk(mut self, folder: &Path, size: &str) -> Self {
+        self.small_disk = Some((folder.to_owned(), size.to_owned()));
+        self
+    }
+
     /// Starts it without waiting for anything.
     ///
     /// # Errors
@@ -141,7 +149,16 @@ impl Launch {
         if ready_file.exists() {
             fs::remove_file(&ready_file)?; // of an earlier run under this name
         }
-        let mut command = Command::new(repository::binary(self.binary)?);
+        let binary = repository::binary(self.binary)?;
+        let mut command = match &self.small_disk {
+            None => Command::new(binary),
+            Some((folder, size)) => {
+                let mut command = Command::new("unshare");
+                let mount = "mount -t tmpfs -o size=$1 tmpfs \"$0\" && shift && exec \"$@\"";
+                command.args(["--mount", "sh", "-c", mount]).arg(folder).arg(size).arg(binary);
+                command
+            }
+        };
         command.args(&self.arguments).arg("--ready-file").arg(&ready_file).current_dir(&self.folder);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         Process::spawn(&self.name, &self.folder, command)

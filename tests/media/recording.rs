@@ -9,19 +9,27 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use jiff::Timestamp;
+use kube::{Api, api::ListParams};
 use reqwest::Method;
 use rtmp::Message;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tallylight_crds::{Recording, RecordingState};
 use tests::{
     http,
     media::{self, Publisher},
     probe,
-    receiver::Request,
-    rtmp as client, wait,
+    receiver::{Receiver, Request},
+    repository, rtmp as client,
+    service::Launch,
+    wait,
 };
 use tokio::time::interval;
 
-use crate::standalone::{SOON, Standalone, come_back};
+use crate::{
+    cluster::{Cluster, LEASE_EXPIRED, node},
+    standalone::{SOON, Standalone, come_back},
+};
 
 const VIDEO: &str = "-f lavfi -i testsrc2=size=320x180:rate=25";
 const TONE: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
@@ -232,6 +240,40 @@ async fn a_folder_that_cannot_be_written_costs_the_recording_alone_until_it_can(
     probe::decodes(&storage(&server).join(name(&hooks[0])))
 }
 
+#[tokio::test]
+async fn a_disk_that_is_full_costs_what_does_not_fit_and_recording_goes_on_when_there_is_room() -> Result<()> {
+    let folder = repository::folder("record-disk-full")?;
+    let receiver = Receiver::start().await?;
+    let data = folder.path().join("data/recordings");
+    fs::create_dir_all(&data)?;
+    let hook = format!("--listener-hook-url={}", receiver.url("hook"));
+    let launch = Launch::standalone(folder.path()).args(["--recording=On", &hook]).on_small_disk(&data, "3m");
+    let service = launch.start().await?;
+    let server = Standalone { service, receiver, launch, folder };
+    // as the server sees it
+    let disk = server.service.process.sees(&data);
+    let publisher = encode(&server, "show", &[VIDEO, TONE, H264, AAC])?;
+    grown(&disk, 60_000).await?;
+    let _full = fs::write(disk.join("ballast"), vec![0; 4 << 20]); // as much as fits
+    let full = async || {
+        let log = server.service.process.log();
+        if log.contains("make room in the storage") { Ok(()) } else { Err(log) }
+    };
+    wait::until("the disk to be full", SOON, full).await?;
+    media::play_with_ffmpeg(server.folder.path(), "player", &server.rtmp("show")).await?;
+    assert_eq!(server.receiver.accepted().len(), 1, "no file is told of that is not whole");
+
+    fs::remove_file(disk.join("ballast"))?;
+    ready(&server, 1).await?;
+    grown(&disk, 60_000).await?;
+    publisher.stop().await?;
+
+    for hook in ready(&server, 2).await? {
+        probe::decodes(&disk.join(name(&hook)))?;
+    }
+    server.receiver.check_promises()
+}
+
 /// Sends a clip in real time, again and again, until the server is gone. Returns how much of it was sent.
 async fn send(client: &mut client::Client, clip: &[Message], until: Instant) -> Result<Duration> {
     let (start, mut ticks, mut sent) = (Instant::now(), interval(Duration::from_millis(10)), 0);
@@ -339,4 +381,88 @@ async fn a_playlist_and_its_segments_survive_a_kill_as_well() -> Result<()> {
     let kept = probe::probe(&cut)?.iter().map(|stream| stream.length).fold(0.0, f64::max);
     assert!(kept + 1.0 >= sent.as_secs_f64(), "{kept} s of {sent:?}");
     server.receiver.check_promises()
+}
+
+fn is_ready(recording: &Recording) -> bool {
+    recording.state() == RecordingState::Ready
+}
+
+/// Waits until so many Recordings of a cluster are as they should be.
+async fn until_recorded(cluster: &Cluster, count: usize, is: impl Fn(&Recording) -> bool) -> Result<Vec<Recording>> {
+    let api: Api<Recording> = Api::namespaced(cluster.tenant.admin.clone(), &cluster.tenant.namespace);
+    wait::until(format!("{count} Recordings"), LEASE_EXPIRED, async || {
+        let all = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
+        let found: Vec<_> = all.iter().filter(|recording| is(recording)).cloned().collect();
+        if found.len() == count { Ok(found) } else { Err(format!("{all:?}; {}", cluster.node.process.log())) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn in_a_cluster_a_recording_costs_few_writes_and_outlives_a_kill_of_its_node() -> Result<()> {
+    let mut cluster = Cluster::new("record-cluster", json!({"recording": {"mode": "On"}})).await?;
+    cluster.broadcast("show").await?;
+    cluster.broadcast("cut").await?;
+    let publisher = cluster.ffmpeg("show").await?;
+    publisher.stop_after(&cluster.receiver, 1).await?;
+    until_recorded(&cluster, 1, is_ready).await?;
+    cluster.receiver.wait_for(3, SOON).await?;
+    let calls = cluster.tenant.plane.calls(&cluster.tenant.namespace)?;
+    let writes = calls.iter().filter(|call| call.writes() && call.resource.starts_with("recordings")).count();
+    assert!(writes <= 3, "{writes} writes: {calls:#?}");
+
+    let storage = cluster.folder.path().join("media-live-1/recordings");
+    let lost = cluster.ffmpeg("cut").await?;
+    cluster.receiver.wait_for(4, SOON).await?;
+    grown(&storage, 60_000).await?;
+    cluster.node.process.kill()?;
+    drop(lost);
+    cluster.node = node(&cluster.tenant, &cluster.folder, "media-live-1").await?.start().await?;
+
+    let recordings = until_recorded(&cluster, 2, is_ready).await?;
+    cluster.receiver.wait_for(6, SOON).await?;
+    for recording in &recordings {
+        let file = storage.join(&recording.spec.file_name);
+        probe::decodes(&file)?;
+        let status = recording.status_or_default();
+        assert_eq!(status.location, Some(format!("file://{}", file.display())));
+        assert_eq!(status.bytes, Some(i64::try_from(file.metadata()?.len())?));
+        assert!(status.checksum.is_some() && status.tracks.len() == 2, "{status:?}");
+    }
+    let calls = cluster.tenant.plane.calls(&cluster.tenant.namespace)?;
+    let refused: Vec<_> = calls.into_iter().filter(|call| call.status == 403).collect();
+    assert!(refused.is_empty(), "the chart's roles miss rights: {refused:#?}");
+    cluster.receiver.check_promises()
+}
+
+#[tokio::test]
+async fn while_the_api_server_is_away_files_are_finished_and_told_of_when_it_is_back() -> Result<()> {
+    let mut cluster = Cluster::alone("record-outage", json!({"recording": {"mode": "On"}})).await?;
+    cluster.broadcast("show").await?;
+    let publisher = cluster.ffmpeg("show").await?;
+    cluster.receiver.wait_for(1, SOON).await?;
+    let storage = cluster.folder.path().join("media-live-1/recordings");
+    grown(&storage, 60_000).await?;
+
+    cluster.tenant.plane.kill_api()?;
+    publisher.stop().await?;
+    let ended = Timestamp::now();
+    wait::until("the file to be whole", SOON, async || match files(&storage) {
+        whole if whole.len() == 1 => Ok(()),
+        none => Err(format!("{none:?}")),
+    })
+    .await?;
+    cluster.tenant.plane.start_api().await?;
+    if cluster.operator.process.must_run().is_err() {
+        cluster.restart_operator().await?;
+    }
+
+    let recordings = until_recorded(&cluster, 1, is_ready).await?;
+    let told = recordings[0].status_or_default().end_time.context("it has an end")?;
+    assert!(
+        told.duration_since(ended).as_secs_f64().abs() < 5.0,
+        "its own time, and not that of the API server's return"
+    );
+    cluster.receiver.wait_for(3, LEASE_EXPIRED).await?;
+    cluster.receiver.check_promises()
 }

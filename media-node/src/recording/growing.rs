@@ -10,7 +10,7 @@ use super::{folder::Place, hls, mp4};
 /// A file that grows.
 #[derive(Debug)]
 pub(super) enum Growing {
-    Mp4(mp4::Growing),
+    Mp4(Box<mp4::Growing>),
     Hls(hls::Growing),
 }
 
@@ -46,7 +46,7 @@ impl Growing {
     /// Begins a file at a place that was taken for it.
     pub(super) fn begin(place: &Place, init: &Init) -> io::Result<Self> {
         match place.format() {
-            RecordingFormat::Mp4 => mp4::Growing::begin(&place.media(), init).map(Self::Mp4),
+            RecordingFormat::Mp4 => mp4::Growing::begin(&place.media(), init).map(|file| Self::Mp4(Box::new(file))),
             RecordingFormat::Hls => hls::Growing::begin(place, init).map(Self::Hls),
         }
     }

@@ -143,7 +143,7 @@ struct Open {
 
 /// What beginning a file came to.
 enum Begun {
-    Yes(Place, Box<Growing>),
+    Yes(Place, Growing),
     /// Another file has its name.
     Taken,
     No(Trouble),
@@ -263,9 +263,9 @@ impl Files {
         }
         if let Some(part) = self.pending.take() {
             match self.open(&part.recording, &init).await {
-                Begun::Yes(place, growing) => return self.grow(part, place, *growing),
+                Begun::Yes(place, growing) => return self.grow(part, place, growing),
                 Begun::No(trouble) => return self.wait(part, &trouble),
-                Begun::Taken => self.give_up(part, "another file has its name").await,
+                Begun::Taken => self.give_up(part, "another file has its name"),
             }
         }
         self.spec.part += 1;
@@ -281,7 +281,7 @@ impl Files {
             let Some(discard) = self.recorder.open(&recording) else { return };
             let part = Part::begin(&self.recorder, recording, discard);
             match begun {
-                Begun::Yes(place, growing) => self.grow(part, place, *growing),
+                Begun::Yes(place, growing) => self.grow(part, place, growing),
                 Begun::No(trouble) => self.wait(part, &trouble),
                 Begun::Taken => {}
             }
@@ -321,7 +321,7 @@ impl Files {
             })
         };
         match self.recorder.blocking(begin).await {
-            Ok(growing) => Begun::Yes(place, Box::new(growing)),
+            Ok(growing) => Begun::Yes(place, growing),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Begun::Taken,
             Err(error) => Begun::No(Trouble::of("begin a file", &error)),
         }
@@ -352,7 +352,7 @@ impl Files {
         self.pause = (self.pause * 2).min(AGAIN.1);
     }
 
-    async fn give_up(&self, part: Part, why: &str) {
+    fn give_up(&self, part: Part, why: &str) {
         let (recorder, trouble) = (self.recorder.clone(), Trouble::new(Reason::Damaged, why));
         self.recorder.0.tasks.spawn(async move {
             let recording = part.recording.clone();
@@ -429,7 +429,7 @@ impl Files {
         self.close().await;
         if let Some(part) = self.pending.take() {
             let trouble = part.trouble();
-            self.give_up(part, &trouble.message).await;
+            self.give_up(part, &trouble.message);
         }
         self.spec.part
     }
