@@ -17,7 +17,12 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// Runs `rtmp-load` and returns its report.
 pub(crate) async fn run(folder: &Path, arguments: &[&str]) -> Result<Value> {
     let mut command = Command::new("taskset");
-    command.args(["--cpu-list", "1"]).arg(repository::binary("rtmp-load")?).args(arguments).arg("--clip").arg(clip()?);
+    command
+        .args(["--cpu-list", "1"])
+        .arg(repository::binary("rtmp-load")?)
+        .args(arguments)
+        .arg("--clip")
+        .arg(clip("TALLYLIGHT_BENCH_CLIP")?);
     // one log for each run: the report is its last line
     let log = folder.join("load.log");
     if log.exists() {
@@ -31,12 +36,21 @@ pub(crate) async fn run(folder: &Path, arguments: &[&str]) -> Result<Value> {
     serde_json::from_str(line).with_context(|| format!("not a report: {output}"))
 }
 
+/// Publishes that many streams of 4 Mbit/s, load-0 and on, until it is dropped.
+pub(crate) fn publish(folder: &Path, url: &str, streams: usize) -> Result<Process> {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", "1"]).arg(repository::binary("rtmp-load")?);
+    command.args(["load", "--url", url, "--seconds", "3600", "--publishers", &streams.to_string()]);
+    command.arg("--clip").arg(clip("TALLYLIGHT_BENCH_HD_CLIP")?);
+    Process::spawn("publisher", folder, command)
+}
+
 /// A number of a report, by its JSON pointer.
 pub(crate) fn number(report: &Value, pointer: &str) -> Result<f64> {
     report.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("no {pointer} in {report}"))
 }
 
-/// The clip that `tests/bench.sh` made.
-fn clip() -> Result<PathBuf> {
-    env::var_os("TALLYLIGHT_BENCH_CLIP").map(PathBuf::from).context("TALLYLIGHT_BENCH_CLIP is not set; run: make bench")
+/// A clip that `tests/bench.sh` made.
+fn clip(variable: &str) -> Result<PathBuf> {
+    env::var_os(variable).map(PathBuf::from).with_context(|| format!("{variable} is not set; run: make bench"))
 }

@@ -20,6 +20,23 @@ pub(crate) fn use_all_cores() -> Result<()> {
     sched_setaffinity(None, &cores).context("failed to use all cores")
 }
 
+/// CPU time of all threads of a process, to the nanosecond.
+pub(crate) fn cpu_seconds(process: u32) -> Result<f64> {
+    let mut nanoseconds = 0.0;
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        nanoseconds += text.split(' ').next().unwrap_or_default().parse().unwrap_or(0.0);
+    }
+    Ok(nanoseconds / 1e9)
+}
+
+/// Resident memory of a process, in KiB.
+pub(crate) fn resident_kib(process: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    line.split_whitespace().next().and_then(|field| field.parse().ok()).context("VmRSS is no number")
+}
+
 /// One paragraph for BENCHMARKS.md.
 pub(crate) fn describe() -> Result<String> {
     let info = fs::read_to_string("/proc/cpuinfo")?;

@@ -3,6 +3,7 @@
 //! `make bench` sets up what is needed and runs all of it; `make bench BENCH="ingest play"` runs parts.
 
 mod api;
+mod hls;
 mod hooks;
 mod load;
 mod machine;
@@ -18,7 +19,7 @@ use std::env;
 
 use anyhow::{Result, bail};
 
-const PARTS: [&str; 9] = ["ingest", "play", "memory", "mux", "hooks", "api", "relay", "operator", "scale"];
+const PARTS: [&str; 10] = ["ingest", "play", "memory", "mux", "hls", "hooks", "api", "relay", "operator", "scale"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -36,6 +37,7 @@ async fn main() -> Result<()> {
             "play" => media::play().await?,
             "memory" => media::memory().await?,
             "mux" => muxing::measure()?,
+            "hls" => hls::measure().await?,
             "hooks" => hooks::measure().await?,
             "api" => api::measure().await?,
             "relay" => relay::measure().await?,

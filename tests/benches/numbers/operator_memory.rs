@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::{
     fleet, install, repository,
@@ -10,7 +10,7 @@ use tests::{
     wait,
 };
 
-use crate::say;
+use crate::{machine, say};
 
 const BROADCASTS: usize = 10_000;
 const LISTED: Duration = Duration::from_secs(300);
@@ -67,7 +67,5 @@ async fn steady(operator: &Service) -> Result<u64> {
         if quiet >= QUIET_LOOKS { Ok(()) } else { Err(format!("{ticks} ticks")) }
     })
     .await?;
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    line.split_whitespace().next().and_then(|field| field.parse().ok()).context("VmRSS is no number")
+    machine::resident_kib(process)
 }

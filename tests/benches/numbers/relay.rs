@@ -1,6 +1,6 @@
 //! What a pull by another node costs the owner, beside a player of its own, and how much later a relayed viewer is.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rtmp::client::Event;
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{say, spread::Spread};
+use crate::{machine, say, spread::Spread};
 
 const ROUNDS: usize = 5;
 const SECONDS: u64 = 20;
@@ -120,9 +120,9 @@ async fn cores(owner: &Service, urls: Vec<String>) -> Result<f64> {
     starting.tick().await;
     let mut end = interval(Duration::from_secs(SECONDS));
     end.tick().await;
-    let (started, before) = (Instant::now(), cpu_seconds(owner)?);
+    let (started, before) = (Instant::now(), machine::cpu_seconds(owner.process.id())?);
     end.tick().await;
-    let cores = (cpu_seconds(owner)? - before) / started.elapsed().as_secs_f64();
+    let cores = (machine::cpu_seconds(owner.process.id())? - before) / started.elapsed().as_secs_f64();
     over.cancel();
     while let Some(played) = players.join_next().await {
         played??;
@@ -132,16 +132,6 @@ async fn cores(owner: &Service, urls: Vec<String>) -> Result<f64> {
     lingering.tick().await;
     lingering.tick().await;
     Ok(cores)
-}
-
-/// CPU time of all threads, to the nanosecond.
-fn cpu_seconds(service: &Service) -> Result<f64> {
-    let mut nanoseconds = 0.0;
-    for task in fs::read_dir(format!("/proc/{}/task", service.process.id()))? {
-        let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-        nanoseconds += text.split(' ').next().unwrap_or_default().parse().unwrap_or(0.0);
-    }
-    Ok(nanoseconds / 1e9)
 }
 
 /// How much later the same frames are at the second address than at the first: median and 99th percentile, in ms.
