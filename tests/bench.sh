@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds what is measured in the release profile, makes the clip once into the cache, and measures. Prints Markdown.
-# Arguments are the parts to measure: ingest play memory mux hls hooks api relay operator scale (all of them when there are none).
+# Arguments are the parts to measure: ingest play memory mux hls record hooks api relay operator scale (all of them when there are none).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${TALLYLIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tallylight}
@@ -32,6 +32,8 @@ export TALLYLIGHT_BENCH_CLIP=$cache/bench-640x360.flv
 clip "$TALLYLIGHT_BENCH_CLIP" 640x360 25 550k
 export TALLYLIGHT_BENCH_HD_CLIP=$cache/bench-1280x720.flv
 clip "$TALLYLIGHT_BENCH_HD_CLIP" 1280x720 30 4000k
+export TALLYLIGHT_BENCH_BROADCAST_CLIP=$cache/bench-1280x720-6000k.flv
+clip "$TALLYLIGHT_BENCH_BROADCAST_CLIP" 1280x720 30 6000k
 
 # etcd as durable as in a cluster
 export TALLYLIGHT_ETCD_FSYNC=1

@@ -5,22 +5,16 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command, sync::Arc, ti
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use tests::{
-    http, ports,
-    process::Process,
-    repository,
-    service::{Launch, Service},
-    wait,
-};
+use tests::{http, ports, process::Process, repository, service::Service, wait};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::Mutex,
     task::JoinSet,
-    time::{Instant, interval, timeout},
+    time::{Instant, timeout},
 };
 
-use crate::{load, machine, say, spread::Spread};
+use crate::{load::HD_CLIP, machine, say, server::streaming, spread::Spread};
 
 const ROUNDS: usize = 3;
 /// How long one load lasts, in seconds.
@@ -41,16 +35,6 @@ pub(crate) async fn measure() -> Result<()> {
     serving().await?;
     waiting().await?;
     memory().await
-}
-
-/// A server with so many streams, and their publisher.
-async fn publishing(folder: &Path, streams: usize, arguments: &[&str]) -> Result<(Service, Process)> {
-    machine::keep_to_core(0)?;
-    let server = Launch::standalone(folder).args(arguments.iter().copied()).start().await?;
-    machine::use_all_cores()?;
-    let url = server.rtmp("LiveApp", "")?.trim_end_matches('/').to_owned();
-    let publisher = load::publish(folder, &url, streams)?;
-    Ok((server, publisher))
 }
 
 /// A file of the stream, once it is there.
@@ -75,7 +59,7 @@ fn last<'a>(playlist: &'a str, begin: &str) -> Result<&'a str> {
 /// Segments and playlists over connections that are kept: rounds of nginx and ours in turn.
 async fn serving() -> Result<()> {
     let folder = repository::folder("hls")?;
-    let (server, _publisher) = publishing(folder.path(), 1, &["--hls=Always", LONG_WINDOW]).await?;
+    let (server, _publisher) = streaming(folder.path(), 1, HD_CLIP, &["--hls=Always", LONG_WINDOW]).await?;
     let playlist = wait::until("a segment", SOON, async || {
         let text = file(&server, MEDIA).await.map_err(|error| format!("{error:#}"))?;
         let text = String::from_utf8_lossy(&text).into_owned();
@@ -177,7 +161,7 @@ struct Part {
 /// Players that all wait for the next part.
 async fn waiting() -> Result<()> {
     let folder = repository::folder("hls-waiting")?;
-    let (server, _publisher) = publishing(folder.path(), 1, &["--hls=Always"]).await?;
+    let (server, _publisher) = streaming(folder.path(), 1, HD_CLIP, &["--hls=Always"]).await?;
     file(&server, MEDIA).await?;
     machine::keep_to_core(1)?;
     let (answers, mut players) = (Arc::new(Mutex::new(Answers::default())), JoinSet::new());
@@ -261,8 +245,8 @@ async fn memory() -> Result<()> {
     {
         for streams in STREAMS {
             let folder = repository::folder("hls-memory")?;
-            let (server, _publisher) = publishing(folder.path(), streams, arguments).await?;
-            rest(FULL).await;
+            let (server, _publisher) = streaming(folder.path(), streams, HD_CLIP, arguments).await?;
+            machine::rest(FULL).await;
             readings.insert((what, streams), resident_mb(&server)?);
             if what == "HLS" && Some(&streams) == STREAMS.last() {
                 let mut readers = Command::new("taskset");
@@ -285,11 +269,4 @@ async fn memory() -> Result<()> {
 
 fn resident_mb(server: &Service) -> Result<f64> {
     Ok(machine::resident_kib(server.process.id())? as f64 * 1024.0 / 1e6)
-}
-
-/// Lets that much time pass: what is measured is what the time does.
-async fn rest(length: Duration) {
-    let mut ticks = interval(length);
-    ticks.tick().await;
-    ticks.tick().await;
 }

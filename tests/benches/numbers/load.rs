@@ -11,6 +11,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tests::{process::Process, repository};
 
+/// Variables with the clips: 550 kbit/s, 4 Mbit/s and 6 Mbit/s.
+const SMALL_CLIP: &str = "TALLYLIGHT_BENCH_CLIP";
+pub(crate) const HD_CLIP: &str = "TALLYLIGHT_BENCH_HD_CLIP";
+pub(crate) const BROADCAST_CLIP: &str = "TALLYLIGHT_BENCH_BROADCAST_CLIP";
+
 /// Connecting a thousand players, warming up and measuring takes under a minute.
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -22,7 +27,7 @@ pub(crate) async fn run(folder: &Path, arguments: &[&str]) -> Result<Value> {
         .arg(repository::binary("rtmp-load")?)
         .args(arguments)
         .arg("--clip")
-        .arg(clip("TALLYLIGHT_BENCH_CLIP")?);
+        .arg(clip(SMALL_CLIP)?);
     // one log for each run: the report is its last line
     let log = folder.join("load.log");
     if log.exists() {
@@ -36,12 +41,12 @@ pub(crate) async fn run(folder: &Path, arguments: &[&str]) -> Result<Value> {
     serde_json::from_str(line).with_context(|| format!("not a report: {output}"))
 }
 
-/// Publishes that many streams of 4 Mbit/s, load-0 and on, until it is dropped.
-pub(crate) fn publish(folder: &Path, url: &str, streams: usize) -> Result<Process> {
+/// Publishes that many streams of a clip, load-0 and on, until it is dropped.
+pub(crate) fn publish(folder: &Path, url: &str, streams: usize, clip: &str) -> Result<Process> {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", "1"]).arg(repository::binary("rtmp-load")?);
     command.args(["load", "--url", url, "--seconds", "3600", "--publishers", &streams.to_string()]);
-    command.arg("--clip").arg(clip("TALLYLIGHT_BENCH_HD_CLIP")?);
+    command.arg("--clip").arg(self::clip(clip)?);
     Process::spawn("publisher", folder, command)
 }
 
@@ -51,6 +56,6 @@ pub(crate) fn number(report: &Value, pointer: &str) -> Result<f64> {
 }
 
 /// A clip that `tests/bench.sh` made.
-fn clip(variable: &str) -> Result<PathBuf> {
+pub(crate) fn clip(variable: &str) -> Result<PathBuf> {
     env::var_os(variable).map(PathBuf::from).with_context(|| format!("{variable} is not set; run: make bench"))
 }

@@ -1,9 +1,10 @@
 //! What was measured, and on what.
 
-use std::{fs, process::Command, thread};
+use std::{fs, process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use tokio::time::interval;
 
 /// Keeps this process, and what it starts from now on, to one core: a server's cost is then a direct reading, and the load
 /// client has the other core.
@@ -35,6 +36,13 @@ pub(crate) fn resident_kib(process: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     line.split_whitespace().next().and_then(|field| field.parse().ok()).context("VmRSS is no number")
+}
+
+/// Lets time pass, where what is measured is what the time does.
+pub(crate) async fn rest(length: Duration) {
+    let mut ticks = interval(length);
+    ticks.tick().await;
+    ticks.tick().await;
 }
 
 /// One paragraph for BENCHMARKS.md.

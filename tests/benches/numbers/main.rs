@@ -10,6 +10,7 @@ mod machine;
 mod media;
 mod muxing;
 mod operator_memory;
+mod record;
 mod relay;
 mod scale;
 mod server;
@@ -19,7 +20,8 @@ use std::env;
 
 use anyhow::{Result, bail};
 
-const PARTS: [&str; 10] = ["ingest", "play", "memory", "mux", "hls", "hooks", "api", "relay", "operator", "scale"];
+const PARTS: [&str; 11] =
+    ["ingest", "play", "memory", "mux", "hls", "record", "hooks", "api", "relay", "operator", "scale"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -38,6 +40,7 @@ async fn main() -> Result<()> {
             "memory" => media::memory().await?,
             "mux" => muxing::measure()?,
             "hls" => hls::measure().await?,
+            "record" => record::measure().await?,
             "hooks" => hooks::measure().await?,
             "api" => api::measure().await?,
             "relay" => relay::measure().await?,

@@ -12,6 +12,8 @@ use tests::{
     wait,
 };
 
+use crate::{load, machine};
+
 const READY: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,4 +100,19 @@ async fn tallylight(folder: &Path, hook: Option<&str>) -> Result<(Running, Strin
     let service = launch.start().await?;
     let url = service.rtmp("LiveApp", "")?.trim_end_matches('/').to_owned();
     Ok((Running::Tallylight(service), url))
+}
+
+/// A standalone server on a core of its own, and the publisher of so many streams of a clip on the other.
+pub(crate) async fn streaming(
+    folder: &Path,
+    streams: usize,
+    clip: &str,
+    arguments: &[&str],
+) -> Result<(Service, Process)> {
+    machine::keep_to_core(0)?;
+    let server = Launch::standalone(folder).args(arguments.iter().copied()).start().await?;
+    machine::use_all_cores()?;
+    let url = server.rtmp("LiveApp", "")?.trim_end_matches('/').to_owned();
+    let publisher = load::publish(folder, &url, streams, clip)?;
+    Ok((server, publisher))
 }
