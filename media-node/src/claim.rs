@@ -179,6 +179,16 @@ impl<S: Store> Claims<S> {
         Ok((claims.clone(), Recovery { claims, ends }))
     }
 
+    /// What sessions are kept in.
+    pub(crate) fn store(&self) -> &S {
+        &self.0.store
+    }
+
+    /// Who this node is in the store.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
     /// Opens a session of `known` for a publisher whose first media came at `time`. It tries until it is dropped; dropped
     /// before its answer, the claim is looked up and ended.
     ///

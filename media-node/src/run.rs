@@ -87,16 +87,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         }
     }
     let place = relay::Place { store: store.clone(), namespace: namespace.clone(), node: args.node_name.clone() };
-    let mut node = Node::new(
-        store.clone(),
-        namespace.clone(),
-        apps,
-        claims.clone(),
-        metrics,
-        &args.node,
-        shutdown.clone(),
-        &connections,
-    );
+    let mut node = Node::new(apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
     match relay {
         Some(relay) => relay.serve(&mut node, place, relay_metrics, &connections),
         None => relay::serve_alone(&mut node, place, relay_metrics, &connections),

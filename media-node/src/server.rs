@@ -55,10 +55,7 @@ pub struct Node<S> {
 impl<S: Store> Node<S> {
     /// Puts a node together. What it does for streams are tasks of `tasks`, until it shuts down.
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "the parts of a node: each is another thing")]
     pub fn new(
-        store: S,
-        namespace: String,
         apps: Apps,
         claims: Claims<S>,
         metrics: Metrics,
@@ -67,6 +64,7 @@ impl<S: Store> Node<S> {
         tasks: &TaskTracker,
     ) -> Self {
         let hub = Hub::default();
+        let (store, namespace) = (claims.store().clone(), claims.identity().namespace.clone());
         let admission = Admission::new(store, namespace, apps, hub.clone(), claims.clone(), metrics.clone());
         let publisher_timeout = args.publisher_timeout();
         // a node that shuts down drains

@@ -73,16 +73,7 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
 
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
-    let mut node = Node::new(
-        store.clone(),
-        NAMESPACE.to_owned(),
-        apps,
-        claims.clone(),
-        metrics,
-        &args.node,
-        shutdown.clone(),
-        &connections,
-    );
+    let mut node = Node::new(apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
     let identity = recording::Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     let recorder =
         Recorder::serve(&mut node, store.clone(), identity, data_dir.path(), RecordingMetrics::new(&mut registry))

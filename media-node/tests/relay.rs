@@ -164,7 +164,7 @@ impl Member {
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let args = Flags::parse_from(["test"]).node;
         let place = relay::Place { store: look_ups, namespace: namespace.clone(), node: name };
-        let mut node = Node::new(store, namespace, apps, claims.clone(), metrics, &args, shutdown.clone(), &tasks);
+        let mut node = Node::new(apps, claims.clone(), metrics, &args, shutdown.clone(), &tasks);
         socket.serve(&mut node, place, relay_metrics, &tasks);
         let rtmp = listener::bind(loopback).unwrap();
         let address = rtmp.local_addr().unwrap();

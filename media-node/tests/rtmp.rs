@@ -84,9 +84,7 @@ impl Rig {
         apps.set(BTreeMap::from([("LiveApp".to_owned(), "default".to_owned())]));
         let args = Flags::parse_from(["test"]).node;
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let namespace = "default".to_owned();
-        let mut node =
-            Node::new(store.clone(), namespace, apps, claims.clone(), metrics, &args, shutdown.clone(), &tasks);
+        let mut node = Node::new(apps, claims.clone(), metrics, &args, shutdown.clone(), &tasks);
         node.publisher_timeout = publisher_timeout;
         let socket = listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = socket.local_addr().unwrap();
