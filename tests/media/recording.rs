@@ -400,7 +400,7 @@ async fn until_recorded(cluster: &Cluster, count: usize, is: impl Fn(&Recording)
 
 #[tokio::test]
 async fn in_a_cluster_a_recording_costs_few_writes_and_outlives_a_kill_of_its_node() -> Result<()> {
-    let mut cluster = Cluster::new("record-cluster", json!({"recording": {"mode": "On"}})).await?;
+    let cluster = Cluster::new("record-cluster", json!({"recording": {"mode": "On"}})).await?;
     cluster.broadcast("show").await?;
     cluster.broadcast("cut").await?;
     let publisher = cluster.ffmpeg("show").await?;
@@ -411,18 +411,21 @@ async fn in_a_cluster_a_recording_costs_few_writes_and_outlives_a_kill_of_its_no
     let writes = calls.iter().filter(|call| call.writes() && call.resource.starts_with("recordings")).count();
     assert!(writes <= 3, "{writes} writes: {calls:#?}");
 
-    let storage = cluster.folder.path().join("media-live-1/recordings");
-    let lost = cluster.ffmpeg("cut").await?;
+    let launch = node(&cluster.tenant, &cluster.folder, "media-live-2").await?;
+    let mut second = launch.start().await?;
+    let storage = |recording: &Recording| cluster.folder.path().join(&recording.spec.node).join("recordings");
+    let url = second.rtmp("LiveApp", "cut")?;
+    let lost = Publisher::ffmpeg(cluster.folder.path(), "publisher-cut", &url).await?;
     cluster.receiver.wait_for(4, SOON).await?;
-    grown(&storage, 60_000).await?;
-    cluster.node.process.kill()?;
+    grown(&cluster.folder.path().join("media-live-2/recordings"), 60_000).await?;
+    second.process.kill()?;
     drop(lost);
-    cluster.node = node(&cluster.tenant, &cluster.folder, "media-live-1").await?.start().await?;
+    let _second = launch.start().await?;
 
     let recordings = until_recorded(&cluster, 2, is_ready).await?;
     cluster.receiver.wait_for(6, SOON).await?;
     for recording in &recordings {
-        let file = storage.join(&recording.spec.file_name);
+        let file = storage(recording).join(&recording.spec.file_name);
         probe::decodes(&file)?;
         let status = recording.status_or_default();
         assert_eq!(status.location, Some(format!("file://{}", file.display())));
