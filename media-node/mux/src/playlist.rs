@@ -94,8 +94,9 @@ impl Window {
         Self::numbered(policy, length, 0)
     }
 
-    /// Makes an empty window of a muxer whose numbers count from `first`. Discontinuities count from there too: they are fewer
-    /// than segments.
+    /// Makes an empty window of a muxer whose numbers count from `first`. Discontinuities count from zero: hls.js 1.7 keeps an array
+    /// with a place for each number below and copies it at each discontinuity, which takes minutes when they are as many as seconds
+    /// since 1970.
     #[must_use]
     pub fn numbered(policy: Policy, length: Duration, first: u32) -> Self {
         Self {
@@ -107,7 +108,7 @@ impl Window {
             bytes: 0,
             init: None,
             break_before_next: false,
-            discontinuities: first.into(),
+            discontinuities: 0,
             clock: None,
             longest_part: Duration::ZERO,
             ended: false,
