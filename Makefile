@@ -16,7 +16,7 @@ promtool := $(TALLYLIGHT_CACHE)/bin/promtool
 # The operator under test can be told to die at a named step.
 test_features := --features webhook/crash-points
 
-.PHONY: test test-unit check fix crds bench fuzz advisories setup demo-clip
+.PHONY: test test-unit check fix crds bench fuzz advisories setup player demo-clip
 
 # Sets up what the tests need, then runs every one and prints the counts; then holds the chart's roles against what was done.
 test: setup binaries
@@ -49,6 +49,12 @@ crds:
 	cargo run --locked --quiet --package tallylight-operator -- crd --output-dir crds
 	cp crds/*.yaml charts/tallylight/files/crds/
 	cargo run --locked --quiet --package tallylight-operator -- crd --format markdown --output-dir docs
+
+# Takes the play page's hls.js from the package that tests/tools/browser pins; a test holds the copy to it. Its version is in the name that
+# media-node/src/playback/page.rs serves it under.
+player: setup
+	install -m 644 $(TALLYLIGHT_CACHE)/bin/hls.light.min.js media-node/assets/vendor/hls.js/hls.light.min.js
+	install -m 644 $(TALLYLIGHT_CACHE)/bin/hls.js-LICENSE media-node/assets/vendor/hls.js/LICENSE
 
 bench: setup
 	tests/bench.sh $(BENCH)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, and prints one line a step. Run again, it only looks (under a second).
 #
-# Debian packages are installed when it runs as root; otherwise it names the missing ones and fails. etcd, the Kubernetes
+# Debian packages are installed when it runs as root; otherwise it names the missing ones and fails. What drives the browser comes from
+# npm, by the lock file in tests/tools/browser, whose sums pin every byte. etcd, the Kubernetes
 # binaries, Helm 4 and 3, and kubectl where the system has none that is new enough, are built from the Go modules in tests/tools, whose
 # go.sum pins every byte, into a cache outside the clone. A build is kept in a folder named by the hash of its module, so a new
 # version is built beside the old one; $cache/bin links to the current ones.
@@ -16,9 +17,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${TALLYLIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tallylight}
 
 # python3 runs the receiver of docs/webhooks.md. ffmpeg and ffprobe publish and play; rtmp2sink and rtmp2src are in bad, flvmux in
-# good, x264enc in ugly, decoders in libav.
-packages=(ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
+# good, x264enc in ugly, decoders in libav. chromium plays what the play page plays.
+packages=(chromium ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
   gstreamer1.0-plugins-ugly gstreamer1.0-libav python3)
+# Node.js drives the browser. The one that is there will do, wherever it is from: from version 18, as playwright-core asks.
+node_major=18
+node_is_there() {
+  command -v npm >/dev/null && [ "$(node --version 2>/dev/null | sed -nE 's/^v([0-9]+).*/\1/p')" -ge $node_major ] 2>/dev/null
+}
+node_is_there || packages+=(nodejs npm)
 case ${1:-} in
   '') with_cluster= ;;
   # gcc links the pause container, openssl makes the certificates, buildah the images.
@@ -158,12 +165,35 @@ join() { # file part...
   done >"$file"
 }
 
+# playwright-core, and the hls.js of which the play page embeds a copy.
+browser() {
+  local module=$here/tools/browser key target work
+  key=$(cat "$module/package.json" "$module/package-lock.json" | sha256sum | cut -c1-12)
+  target=$cache/tools/browser-$key
+  if [ ! -d "$target" ]; then
+    node_is_there || fail "Node.js $node_major or newer with npm is missing: needed to drive the browser"
+    work=$(mktemp -d "$cache/tools/.building-XXXXXX")
+    cp "$module/package.json" "$module/package-lock.json" "$work"
+    (cd "$work" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) </dev/null >/dev/null || fail 'fetching from npm failed'
+    printf 'export { chromium } from "./node_modules/playwright-core/index.mjs";\n' >"$work/playwright-core.mjs"
+    cp "$work/node_modules/hls.js/dist/hls.light.min.js" "$work/node_modules/hls.js/LICENSE" "$work"
+    mv "$work/LICENSE" "$work/hls.js-LICENSE"
+    chmod 755 "$work"
+    mv -T "$work" "$target"
+  fi
+  for entry in playwright-core.mjs hls.light.min.js hls.js-LICENSE; do
+    link "$target/$entry"
+  done
+  say browser "$target"
+}
+
 debian_packages
 mkdir -p "$cache/bin" "$cache/tools"
 exec 9>"$cache/tools/.lock"
 flock 9
 rm -rf "$cache"/tools/.building-* # of a run that was killed: the lock says that nobody builds now
 kinds
+browser
 # Without its service discoveries: only rules are tried, and most of its code is clients of clouds.
 GOFLAGS=-tags=remove_all_sd build promtool promtool '' promtool=github.com/prometheus/prometheus/cmd/promtool
 build helm-unittest unittest '' helm-unittest=github.com/helm-unittest/helm-unittest/cmd/helm-unittest

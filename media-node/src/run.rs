@@ -97,7 +97,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         Recorder::serve(&mut node, store.clone(), identity.clone(), data_dir.path(), recording_metrics).await;
     watch_own(client, store, identity, (claims.clone(), recorder.clone()), &end, &background);
     let draining = node.draining.clone();
-    let for_users = for_users.merge(playback::hls::routes(&node, args.node.hls, &connections));
+    let for_users = for_users.merge(playback::routes(&node, args.node.hls, &connections));
     media.serve(&Arc::new(node), &connections);
     // until the drain is over: others send users elsewhere as soon as this node is not ready
     users.serve(&for_users, &shutdown, &connections);

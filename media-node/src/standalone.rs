@@ -92,7 +92,7 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     let rest = rest_api::routes(&args, store.clone(), catalog, &addresses)?;
     let place = relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     relay::serve_alone(&mut node, place, relay_metrics, &connections);
-    let for_users = rest.merge(playback::hls::routes(&node, args.node.hls, &connections));
+    let for_users = rest.merge(playback::routes(&node, args.node.hls, &connections));
     media.serve(&Arc::new(node), &connections);
     serve_http(http::routes(registry, readiness.clone()), http, &for_users, users, &end, &background);
     readiness.set(true);

@@ -6,6 +6,7 @@
 //! `make test` builds what the parts need; each says what is missing and how to get it.
 
 pub mod apiserver;
+pub mod browser;
 pub mod cluster;
 pub mod encoder;
 pub mod fleet;
@@ -29,6 +30,7 @@ pub mod relaying;
 pub mod repository;
 pub mod rtmp;
 pub mod service;
+pub mod site;
 pub mod status;
 pub mod wait;
 pub mod watchdog;

@@ -110,6 +110,15 @@ impl Launch {
         self
     }
 
+    /// Sets the address of a media node's HTTP, for one that comes back where it was.
+    #[must_use]
+    pub fn http_at(mut self, address: &str) -> Self {
+        const FLAG: &str = "--http-address=";
+        self.arguments.retain(|argument| !argument.starts_with(FLAG));
+        self.arguments.push(format!("{FLAG}{address}"));
+        self
+    }
+
     /// Waits until a process that was [spawned](Self::spawn) says that it is ready.
     ///
     /// # Errors

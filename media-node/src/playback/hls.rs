@@ -32,7 +32,7 @@ use crate::{
     server::Node,
 };
 
-mod answer;
+pub(super) mod answer;
 mod audience;
 mod elsewhere;
 mod here;

@@ -27,6 +27,7 @@ pub(super) fn addresses(addresses: &Addresses, app: &str, with_demo: bool, rest_
          play     ffplay rtmp://{rtmp}/{app}/{stream}\n\
          \x20        vlc rtmp://{rtmp}/{app}/{stream}\n\
          \x20        http://{user_http}/{app}/streams/{stream}.m3u8  (HLS)\n\
+         \x20        http://{user_http}/{app}/play?id={stream}  (in a browser)\n\
          REST     http://{user_http}/{app}/rest/v2/broadcasts/{stream}  ({rest_is_for})\n\
          metrics  http://{http}/metrics\n"
     );

@@ -4,6 +4,7 @@
 
 mod api;
 mod hls;
+mod hls_latency;
 mod hooks;
 mod load;
 mod machine;
@@ -20,8 +21,8 @@ use std::env;
 
 use anyhow::{Result, bail};
 
-const PARTS: [&str; 11] =
-    ["ingest", "play", "memory", "mux", "hls", "record", "hooks", "api", "relay", "operator", "scale"];
+const PARTS: [&str; 12] =
+    ["ingest", "play", "memory", "mux", "hls", "hls-latency", "record", "hooks", "api", "relay", "operator", "scale"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -41,6 +42,7 @@ async fn main() -> Result<()> {
             "mux" => muxing::measure()?,
             "hls" => hls::measure().await?,
             "record" => record::measure().await?,
+            "hls-latency" => hls_latency::measure().await?,
             "hooks" => hooks::measure().await?,
             "api" => api::measure().await?,
             "relay" => relay::measure().await?,

@@ -171,7 +171,7 @@ fn insert_tag(headers: &mut HeaderMap, tag: &str) {
     }
 }
 
-fn has(asked: &HeaderMap, tag: &str) -> bool {
+pub(in crate::playback) fn has(asked: &HeaderMap, tag: &str) -> bool {
     let known = asked.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     known.flat_map(|value| value.split(',')).any(|known| {
         let known = known.trim();
@@ -179,7 +179,7 @@ fn has(asked: &HeaderMap, tag: &str) -> bool {
     })
 }
 
-fn takes_gzip(asked: &HeaderMap) -> bool {
+pub(in crate::playback) fn takes_gzip(asked: &HeaderMap) -> bool {
     let codings = asked.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     codings.flat_map(|value| value.split(',')).any(|coding| {
         let mut parts = coding.split(';').map(str::trim);

@@ -1,0 +1,8 @@
+//! The play page in Chromium: what viewers see of live streams and of files.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
+
+mod controls;
+mod files;
+mod live;
+mod stage;

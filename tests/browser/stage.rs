@@ -1,0 +1,107 @@
+//! A standalone server, and a page of it in a browser.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tempfile::TempDir;
+use tests::{
+    browser::{Browser, View},
+    media::Publisher,
+    repository,
+    service::{Launch, Service},
+    wait,
+};
+
+/// Within this everything happens that is not waiting for a schedule; a busy machine is slow.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// B-frames, and a keyframe each second.
+const STREAM: [&str; 4] = [
+    "-f lavfi -i testsrc2=size=320x180:rate=25",
+    "-f lavfi -i sine=frequency=440:sample_rate=48000",
+    "-pix_fmt yuv420p -c:v libx264 -preset ultrafast -bf 2 -b_strategy 0 -g 25 -sc_threshold 0",
+    "-c:a aac -b:a 64k",
+];
+
+pub(crate) struct Stage {
+    pub(crate) service: Service,
+    pub(crate) folder: TempDir,
+}
+
+impl Stage {
+    pub(crate) async fn new(name: &str) -> Result<Self> {
+        Self::with(name, &[]).await
+    }
+
+    pub(crate) async fn with(name: &str, arguments: &[&str]) -> Result<Self> {
+        let folder = repository::folder(name)?;
+        let service = Launch::standalone(folder.path()).args(arguments.iter().copied()).start().await?;
+        Ok(Self { service, folder })
+    }
+
+    /// Starts the server again, on its data and at the address that it had.
+    pub(crate) async fn restart_at(&mut self, http: &str) -> Result<()> {
+        self.service = Launch::standalone(self.folder.path()).http_at(http).start().await?;
+        Ok(())
+    }
+
+    pub(crate) fn page(&self, query: &str) -> Result<String> {
+        Ok(format!("http://{}/LiveApp/play?{query}", self.service.address("http")?))
+    }
+
+    pub(crate) fn publish(&self, stream: &str) -> Result<Publisher> {
+        Publisher::encoding(self.folder.path(), "publisher", &self.service.rtmp("LiveApp", stream)?, &STREAM)
+    }
+
+    /// Opens the page in a browser of its own.
+    pub(crate) async fn view(&self, query: &str, view: View<'_>) -> Result<Browser> {
+        let mut browser = Browser::start(view).await?;
+        browser.open(&self.page(query)?).await?;
+        Ok(browser)
+    }
+}
+
+/// Waits until the page is in this state.
+pub(crate) async fn until_state(browser: &mut Browser, state: &str) -> Result<()> {
+    const SEEN: &str =
+        "({state: document.documentElement.dataset.state, message: document.getElementById('message').textContent})";
+    wait::until(format!("the page to be {state}"), SOON, async || {
+        let seen: serde_json::Value = browser.evaluate(SEEN).await.map_err(|error| format!("{error:#}"))?;
+        if seen["state"] == state { Ok(()) } else { Err(seen.to_string()) }
+    })
+    .await
+}
+
+/// Waits until an expression is true in the page.
+pub(crate) async fn until_true(browser: &mut Browser, code: &str) -> Result<()> {
+    wait::until(format!("{code} in the page"), SOON, async || match browser.evaluate::<bool>(code).await {
+        Ok(true) => Ok(()),
+        other => {
+            let video = "(({currentTime, duration, paused, muted, error}) => ({currentTime, duration, paused, muted, error: error?.message}))(video)";
+            let seen = browser.evaluate::<serde_json::Value>(video).await;
+            Err(format!("{other:?}; the video is {seen:?}"))
+        }
+    })
+    .await
+}
+
+/// Waits until so many seconds more were played, with pictures.
+pub(crate) async fn plays_on(browser: &mut Browser, seconds: f64) -> Result<()> {
+    let begin: f64 = browser.evaluate("video.currentTime").await?;
+    let frames: u64 = browser.evaluate("video.getVideoPlaybackQuality().totalVideoFrames").await?;
+    until_true(
+        browser,
+        &format!(
+            "video.currentTime >= {} && video.getVideoPlaybackQuality().totalVideoFrames > {}",
+            begin + seconds,
+            frames + 20
+        ),
+    )
+    .await
+}
+
+/// Asserts that no script failed, and nothing was refused by the page's own policy.
+pub(crate) async fn is_clean(browser: &mut Browser) -> Result<()> {
+    let errors = browser.seen().await?.errors;
+    anyhow::ensure!(errors.is_empty(), "the page complains: {errors:#?}");
+    Ok(())
+}
