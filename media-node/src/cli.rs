@@ -10,6 +10,7 @@ use rest::Upstream;
 use crate::{
     config,
     packager::{self, Begin},
+    storage::url::{NamedStorage, StorageUrl},
 };
 
 /// Folder of a node that is told no other.
@@ -98,6 +99,13 @@ pub struct NodeArgs {
     #[arg(long, env = "TALLYLIGHT_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 20,
           value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub drain_seconds: u32,
+    /// Where recordings are kept: file:///PATH, or s3://BUCKET/PREFIX?OPTION=VALUE&… with the options endpoint, region, path-style,
+    /// sse, kms-key-id, acl, max-mbps and credentials-dir; by default `recordings` in the data folder
+    #[arg(long, env = "TALLYLIGHT_STORAGE_URL", value_name = "URL")]
+    pub storage_url: Option<StorageUrl>,
+    /// Further storages by name, separated by commas; the first storage of all is the default
+    #[arg(long, env = "TALLYLIGHT_STORAGES", value_name = "NAME=URL,…", value_delimiter = ',')]
+    pub storages: Vec<NamedStorage>,
     /// Form of the log on standard error
     #[arg(long, env = "TALLYLIGHT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,

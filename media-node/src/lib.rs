@@ -27,6 +27,7 @@ pub mod run;
 pub mod server;
 pub mod socket;
 pub mod standalone;
+pub mod storage;
 mod stream_key;
 pub mod telemetry;
 mod tls;

@@ -1,17 +1,27 @@
 //! Protocol sides that serve viewers.
 
+use std::sync::Arc;
+
 use axum::Router;
-use ledger::Store;
+use ledger::{Recordings, Store};
 use tokio_util::task::TaskTracker;
 
-use crate::{cli, server::Node};
+use crate::{cli, server::Node, storage::Storages};
 
 pub(crate) mod hls;
 mod page;
 pub mod rtmp;
+pub mod vod;
 
-/// The routes for viewers: HLS, and a page that plays it. They must be served with the peer's address. Viewers are counted by a task
-/// of `tasks`.
-pub(crate) fn routes<S: Store>(node: &Node<S>, mode: cli::Hls, tasks: &TaskTracker) -> Router {
-    hls::routes(node, mode, tasks).merge(page::routes(node.admission.apps().clone()))
+/// The routes for viewers: HLS, recordings, and a page that plays both. They must be served with the peer's address. Viewers are
+/// counted by a task of `tasks`.
+pub(crate) fn routes<S: Store + Recordings>(
+    node: &Node<S>,
+    mode: cli::Hls,
+    storages: Arc<Storages>,
+    tasks: &TaskTracker,
+) -> Router {
+    let (claims, apps) = (&node.claims, node.admission.apps());
+    let vods = vod::Vods::new(claims.store().clone(), claims.identity().namespace.clone(), apps.clone(), storages);
+    vod::behind(hls::routes(node, mode, tasks), vods).merge(page::routes(apps.clone()))
 }

@@ -7,13 +7,12 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use ledger::{Key, Recordings, Store};
-use tallylight_crds::{Broadcast, LOCAL_STORAGE, MediaPoolSpec, Recording, RecordingSettings};
+use tallylight_crds::{Broadcast, MediaPoolSpec, Recording, RecordingSettings};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, timeout, timeout_at},
@@ -21,7 +20,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use crate::{claim::OnAir, hub::Name, packager::Packagers, server::Node};
+use crate::{claim::OnAir, hub::Name, packager::Packagers, server::Node, storage::Storages};
 
 mod checksum;
 mod finish;
@@ -108,22 +107,22 @@ pub(crate) struct Arrival {
 }
 
 impl Recorder {
-    /// Makes the recorder of a node, which takes up what an earlier life has left. Its files are in `folder`. Call it before the
+    /// Makes the recorder of a node, which takes up what an earlier life has left. Call it before the
     /// first publisher may come.
     pub(crate) async fn serve<S: Store + Recordings>(
         node: &mut Node<S>,
         store: S,
         identity: Identity,
-        folder: &Path,
+        storages: &Storages,
         metrics: RecordingMetrics,
     ) -> Self {
         let end = CancellationToken::new();
-        let folders = [(LOCAL_STORAGE.to_owned(), Folder::new(folder.join("recordings")))];
+        let folders = storages.folders().map(|(name, folder)| (name.to_owned(), Folder::new(folder.clone())));
         let recorder = Self(Arc::new(Inner {
             identity,
             objects: Objects::new(store, node.metrics.clone(), end.clone()),
             packagers: node.packagers.clone(),
-            folders: folders.into(),
+            folders: folders.collect(),
             metrics,
             sessions: Mutex::default(),
             open: Mutex::default(),

@@ -30,6 +30,7 @@ use crate::{
     recording::{self, Recorder, RecordingMetrics},
     relay, rest_forward,
     server::{self, Node, Sockets},
+    storage::Storages,
 };
 
 /// Field manager of this node's writes.
@@ -87,17 +88,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         }
     }
     let place = relay::Place { store: store.clone(), namespace: namespace.clone(), node: args.node_name.clone() };
+    let storages = Arc::new(Storages::new(args.node.storage_url.as_ref(), &args.node.storages, data_dir.path())?);
     let mut node = Node::new(apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
     match relay {
         Some(relay) => relay.serve(&mut node, place, relay_metrics, &connections),
         None => relay::serve_alone(&mut node, place, relay_metrics, &connections),
     }
     let identity = recording::Identity { namespace, node: args.node_name.clone() };
-    let recorder =
-        Recorder::serve(&mut node, store.clone(), identity.clone(), data_dir.path(), recording_metrics).await;
+    let recorder = Recorder::serve(&mut node, store.clone(), identity.clone(), &storages, recording_metrics).await;
     watch_own(client, store, identity, (claims.clone(), recorder.clone()), &end, &background);
     let draining = node.draining.clone();
-    let for_users = for_users.merge(playback::routes(&node, args.node.hls, &connections));
+    let for_users = for_users.merge(playback::routes(&node, args.node.hls, storages, &connections));
     media.serve(&Arc::new(node), &connections);
     // until the drain is over: others send users elsewhere as soon as this node is not ready
     users.serve(&for_users, &shutdown, &connections);

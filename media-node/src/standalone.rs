@@ -23,6 +23,7 @@ use crate::{
     relay,
     run::{stop_media, stop_signal},
     server::{self, Node, Sockets, UserSockets},
+    storage::Storages,
 };
 
 pub(crate) mod announce;
@@ -73,11 +74,11 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
 
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
+    let storages = Arc::new(Storages::new(args.node.storage_url.as_ref(), &args.node.storages, data_dir.path())?);
     let mut node = Node::new(apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
     let identity = recording::Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     let recorder =
-        Recorder::serve(&mut node, store.clone(), identity, data_dir.path(), RecordingMetrics::new(&mut registry))
-            .await;
+        Recorder::serve(&mut node, store.clone(), identity, &storages, RecordingMetrics::new(&mut registry)).await;
     let follower = follow::Follower::new(store.clone(), claims.clone(), dispatcher.clone(), Some(recorder.clone()));
     background.spawn(follower.run(end.clone()));
     let deliveries = CancellationToken::new();
@@ -92,7 +93,7 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     let rest = rest_api::routes(&args, store.clone(), catalog, &addresses)?;
     let place = relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     relay::serve_alone(&mut node, place, relay_metrics, &connections);
-    let for_users = rest.merge(playback::routes(&node, args.node.hls, &connections));
+    let for_users = rest.merge(playback::routes(&node, args.node.hls, storages, &connections));
     media.serve(&Arc::new(node), &connections);
     serve_http(http::routes(registry, readiness.clone()), http, &for_users, users, &end, &background);
     readiness.set(true);

@@ -29,6 +29,7 @@ pub mod recorder;
 pub mod relaying;
 pub mod repository;
 pub mod rtmp;
+pub mod s3;
 pub mod service;
 pub mod site;
 pub mod status;

@@ -49,9 +49,9 @@ const MULTIVARIANT_PLAYLIST: &str = "index.m3u8";
 
 /// The routes for players; none when it is off. They must be served with the peer's address. Viewers are counted by a task of
 /// `tasks`.
-pub(crate) fn routes<S: Store>(node: &Node<S>, mode: Mode, tasks: &TaskTracker) -> Router {
+pub(crate) fn routes<S: Store>(node: &Node<S>, mode: Mode, tasks: &TaskTracker) -> Option<Router> {
     match mode {
-        Mode::Off => return Router::new(),
+        Mode::Off => return None,
         Mode::OnDemand | Mode::Always => {}
     }
     let hls = Arc::new(Hls {
@@ -64,11 +64,12 @@ pub(crate) fn routes<S: Store>(node: &Node<S>, mode: Mode, tasks: &TaskTracker) 
     });
     let counting = Arc::clone(&hls);
     tasks.spawn(async move { counting.audience.run(&counting.shutdown).await });
-    Router::new()
+    let routes = Router::new()
         .route("/{app}/streams/{file}", get(named::<S>).options(answer::preflight))
         .route("/{app}/hls/{id}/{file}", get(file::<S>).options(answer::preflight))
         .layer(map_response(async |response: Response| answer::open_to_pages(response)))
-        .with_state(hls)
+        .with_state(hls);
+    Some(routes)
 }
 
 /// What a request asks for.

@@ -1,0 +1,245 @@
+//! Recordings that are there, to players: `/{app}/streams/{file}`, where LL-HLS has its playlists too. A file of a folder is
+//! served from it, with ranges and conditions; for one in a bucket the player is sent there, by a URL that is good for some hours.
+//!
+//! What is served is decided by the Recording. A name has no `/` and no leading dot, so none leads out of the storage, nor to a
+//! file that grows. The segments of a recording that is a playlist are in a folder of its name: `/{app}/streams/{name}/{segment}`.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderValue, Method, StatusCode,
+        header::{
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, LOCATION, RETRY_AFTER,
+        },
+    },
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use ledger::Recordings;
+use moka::future::Cache;
+use tallylight_crds::{Recording, RecordingState};
+use tokio::time::timeout;
+use tower_http::services::ServeFile;
+use tracing::{debug, warn};
+
+use crate::{
+    admission::Apps,
+    storage::{Bucket, Storage, Storages},
+};
+
+/// Longest wait for the store.
+const LOOK_UP: Duration = Duration::from_secs(3);
+/// How long it is believed what a Recording is, or that there is none: a player asks for many ranges of a file.
+const BELIEVED: Duration = Duration::from_secs(2);
+/// Recordings that are known; of more, those that were asked for least are looked up again.
+const MAX_KNOWN: u64 = 4_096;
+/// One read of a file.
+const READ: usize = 256 << 10;
+
+/// A name of a file is never taken again; but a file may be deleted.
+const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=3600");
+/// When a file that is being recorded may be there, in seconds.
+const SOON: HeaderValue = HeaderValue::from_static("5");
+/// What a player in a page may read of an answer.
+const EXPOSED: HeaderValue = HeaderValue::from_static("Accept-Ranges, Content-Length, Content-Range, ETag");
+
+/// Serves recordings of the applications of a node. Clones share it.
+#[derive(Debug)]
+pub struct Vods<S>(Arc<Inner<S>>);
+
+impl<S> Clone for Vods<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[derive(Debug)]
+struct Inner<S> {
+    store: S,
+    namespace: String,
+    apps: Apps,
+    storages: Arc<Storages>,
+    known: Cache<(String, String), Option<Arc<Recording>>>,
+}
+
+/// What a request asks for.
+struct Asked {
+    app: String,
+    /// Name of the recording's file.
+    file: String,
+    /// What the file itself is, or a segment beside it, in the storage.
+    path: String,
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl Asked {
+    /// `None` for a path that is none of a file.
+    fn of(request: &Request) -> Option<Self> {
+        let (app, path) = request.uri().path().strip_prefix('/')?.split_once("/streams/")?;
+        let file = match path.split_once('/') {
+            None => path.to_owned(),
+            // a segment is in a folder that is named as its playlist
+            Some((stem, segment)) if is_plain(segment) => format!("{stem}.m3u8"),
+            Some(_) => return None,
+        };
+        let is_recording =
+            Path::new(&file).extension().is_some_and(|extension| extension == "mp4" || extension == "m3u8");
+        (is_plain(&file) && is_recording).then(|| Self {
+            app: app.to_owned(),
+            file,
+            path: path.to_owned(),
+            method: request.method().clone(),
+            headers: request.headers().clone(),
+        })
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.starts_with('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Lets what `live` does not have be answered from recordings. Without `live`, there are recordings alone.
+pub(crate) fn behind<S: Recordings>(live: Option<Router>, vods: Vods<S>) -> Router {
+    match live {
+        Some(live) => live.layer(from_fn_with_state(vods.clone(), unless_live)).merge(segments(vods)),
+        None => routes(vods),
+    }
+}
+
+/// Routes of recordings alone.
+pub fn routes<S: Recordings>(vods: Vods<S>) -> Router {
+    Router::new().route("/{app}/streams/{file}", any(alone::<S>)).with_state(vods.clone()).merge(segments(vods))
+}
+
+/// Those of a recording that is a playlist.
+fn segments<S: Recordings>(vods: Vods<S>) -> Router {
+    Router::new().route("/{app}/streams/{playlist}/{segment}", any(alone::<S>)).with_state(vods)
+}
+
+async fn unless_live<S: Recordings>(State(vods): State<Vods<S>>, request: Request, next: Next) -> Response {
+    let asked = Asked::of(&request);
+    let live = next.run(request).await;
+    match asked {
+        Some(asked) if live.status() == StatusCode::NOT_FOUND => vods.answer(&asked).await.unwrap_or(live),
+        Some(_) | None => live,
+    }
+}
+
+async fn alone<S: Recordings>(State(vods): State<Vods<S>>, request: Request) -> Response {
+    let answer = match Asked::of(&request) {
+        Some(asked) => vods.answer(&asked).await,
+        None => None,
+    };
+    answer.unwrap_or_else(|| StatusCode::NOT_FOUND.into_response())
+}
+
+impl<S: Recordings> Vods<S> {
+    #[must_use]
+    pub fn new(store: S, namespace: String, apps: Apps, storages: Arc<Storages>) -> Self {
+        let known = Cache::builder().max_capacity(MAX_KNOWN).time_to_live(BELIEVED).build();
+        Self(Arc::new(Inner { store, namespace, apps, storages, known }))
+    }
+
+    /// Answers with a recording; `None` when there is none of that name.
+    async fn answer(&self, asked: &Asked) -> Option<Response> {
+        let pool = self.0.apps.pool(&asked.app)?;
+        let mut response = match self.look_up(pool, asked.file.clone()).await {
+            Ok(None) => return None,
+            Ok(Some(recording)) => self.serve(&recording, asked).await,
+            Err(Away) => refusal(StatusCode::SERVICE_UNAVAILABLE, "the recordings cannot be looked up now\n", true),
+        };
+        response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        response.headers_mut().insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        Some(response)
+    }
+
+    async fn look_up(&self, pool: String, file: String) -> Result<Option<Arc<Recording>>, Away> {
+        let find = async {
+            let found = self.0.store.recording_of_file(&self.0.namespace, &pool, &file);
+            match timeout(LOOK_UP, found).await {
+                Ok(Ok(found)) => Ok(found.map(Arc::new)),
+                Ok(Err(error)) => {
+                    debug!(file, error = &error as &dyn std::error::Error, "failed to look a recording up");
+                    Err(Away)
+                }
+                Err(_elapsed) => Err(Away),
+            }
+        };
+        self.0.known.try_get_with((pool.clone(), file.clone()), find).await.map_err(|_away| Away)
+    }
+
+    async fn serve(&self, recording: &Recording, asked: &Asked) -> Response {
+        if !matches!(asked.method, Method::GET | Method::HEAD) {
+            let allowed = [(ALLOW, HeaderValue::from_static("GET, HEAD"))];
+            return (StatusCode::METHOD_NOT_ALLOWED, allowed).into_response();
+        }
+        let state = recording.status.as_ref().map(|status| status.state).unwrap_or_default();
+        let is_deleted = recording.metadata.deletion_timestamp.is_some();
+        match state {
+            RecordingState::Recording | RecordingState::Finalizing | RecordingState::Uploading if !is_deleted => {
+                refusal(StatusCode::NOT_FOUND, "the recording is not there yet\n", true)
+            }
+            RecordingState::Ready if !is_deleted => match self.0.storages.get(&recording.spec.storage) {
+                Some(Storage::Volume(folder)) => from_folder(folder, asked).await,
+                Some(Storage::Bucket(bucket)) => from_bucket(bucket, &asked.path).await,
+                None => refusal(StatusCode::NOT_FOUND, "this node does not have the recording's storage\n", false),
+            },
+            RecordingState::Recording
+            | RecordingState::Finalizing
+            | RecordingState::Uploading
+            | RecordingState::Ready
+            | RecordingState::Failed => refusal(StatusCode::NOT_FOUND, "there is no such recording\n", false),
+        }
+    }
+}
+
+/// The store does not say.
+#[derive(Clone, Copy, Debug)]
+struct Away;
+
+async fn from_folder(folder: &Path, asked: &Asked) -> Response {
+    let mut request = Request::new(Body::empty());
+    request.method_mut().clone_from(&asked.method);
+    request.headers_mut().clone_from(&asked.headers);
+    match ServeFile::new(folder.join(&asked.path)).with_buf_chunk_size(READ).try_call(request).await {
+        Ok(response) => {
+            let mut response = response.map(Body::new);
+            if response.status() != StatusCode::NOT_FOUND {
+                response.headers_mut().insert(CACHE_CONTROL, KEPT);
+            }
+            response
+        }
+        Err(error) => {
+            warn!(file = asked.path, %error, "failed to read a recording");
+            refusal(StatusCode::SERVICE_UNAVAILABLE, "the recording cannot be read now\n", true)
+        }
+    }
+}
+
+async fn from_bucket(bucket: &Bucket, path: &str) -> Response {
+    match bucket.presigned(path).await {
+        Ok(url) => {
+            let location = HeaderValue::from_str(url.as_str()).unwrap_or(HeaderValue::from_static("/"));
+            let headers = [(LOCATION, location), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+            (StatusCode::FOUND, headers).into_response()
+        }
+        Err(trouble) => {
+            warn!(file = path, %trouble, "failed to sign the URL of a recording");
+            refusal(StatusCode::SERVICE_UNAVAILABLE, "the recording's storage cannot be used now\n", true)
+        }
+    }
+}
+
+fn refusal(status: StatusCode, text: &'static str, may_come: bool) -> Response {
+    let mut response = (status, [(CACHE_CONTROL, HeaderValue::from_static("no-store"))], text).into_response();
+    if may_come {
+        response.headers_mut().insert(RETRY_AFTER, SOON);
+    }
+    response
+}
