@@ -12,7 +12,7 @@ use std::{
 };
 
 use ledger::{Key, Recordings, Store};
-use tallylight_crds::{Broadcast, MediaPoolSpec, Recording, RecordingSettings};
+use tallylight_crds::{Broadcast, MediaPoolSpec, Recording, RecordingFormat, RecordingSettings};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, timeout, timeout_at},
@@ -20,7 +20,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use crate::{claim::OnAir, hub::Name, packager::Packagers, server::Node, storage::Storages};
+use crate::{
+    claim::OnAir,
+    hub::Name,
+    packager::Packagers,
+    server::Node,
+    storage::{Bucket, Storage, Storages},
+};
 
 mod checksum;
 mod finish;
@@ -33,6 +39,7 @@ mod objects;
 mod part;
 mod session;
 mod trouble;
+mod upload;
 
 use folder::Folder;
 pub(crate) use metrics::Metrics as RecordingMetrics;
@@ -65,6 +72,7 @@ struct Inner {
     objects: Objects,
     packagers: Packagers,
     folders: BTreeMap<String, Folder>,
+    storages: Storages,
     metrics: RecordingMetrics,
     /// Publishers that are here, by their Broadcasts.
     sessions: Mutex<HashMap<Key, Arc<watch::Sender<Stage>>>>,
@@ -123,6 +131,7 @@ impl Recorder {
             objects: Objects::new(store, node.metrics.clone(), end.clone()),
             packagers: node.packagers.clone(),
             folders: folders.collect(),
+            storages: storages.clone(),
             metrics,
             sessions: Mutex::default(),
             open: Mutex::default(),
@@ -255,8 +264,31 @@ impl Recorder {
             Trouble::new(Reason::StorageMissing, text)
         };
         let folder = self.0.folders.get(storage).ok_or_else(missing)?;
+        if self.bucket(recording).is_some() && recording.spec.format == RecordingFormat::Hls {
+            let text = format!("{storage} is a bucket, which takes recordings as MP4; record as MP4, or to a volume");
+            return Err(Trouble::new(Reason::StorageMissing, text));
+        }
         let name = &recording.spec.file_name;
         folder.place(name).ok_or_else(|| Trouble::new(Reason::Damaged, format!("{name} is no name of a file")))
+    }
+
+    /// The bucket that a Recording's file goes to when it is whole; `None` when it stays in its folder.
+    fn bucket(&self, recording: &Recording) -> Option<Bucket> {
+        match self.0.storages.get(&recording.spec.storage)? {
+            Storage::Volume(_) => None,
+            Storage::Bucket { bucket, .. } => Some(bucket.clone()),
+        }
+    }
+
+    /// Deletes what there is of a Recording's file.
+    async fn delete_file(&self, recording: &Recording) -> Result<(), String> {
+        let place = self.place(recording).map_err(|trouble| trouble.to_string())?;
+        if let Some(bucket) = self.bucket(recording) {
+            let name = &recording.spec.file_name;
+            bucket.abort(name, &place.path()).await.map_err(|trouble| trouble.to_string())?;
+            bucket.delete(name).await.map_err(|trouble| trouble.to_string())?;
+        }
+        self.blocking(move || place.delete()).await.map_err(|error| error.to_string())
     }
 
     /// Finishes what nobody works on any more.
@@ -279,11 +311,7 @@ impl Recorder {
         self.0.tasks.spawn(async move {
             recorder.discard(&name).await;
             while !recorder.0.end.is_cancelled() {
-                let deleted = match recorder.place(&recording) {
-                    Ok(place) => recorder.blocking(move || place.delete()).await.map_err(|error| error.to_string()),
-                    Err(trouble) => Err(trouble.to_string()),
-                };
-                match deleted {
+                match recorder.delete_file(&recording).await {
                     Ok(()) => {
                         if recorder.0.objects.release(&recording).await {
                             info!(recording = %key, file = recording.spec.file_name, "recording.deleted");

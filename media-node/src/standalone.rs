@@ -68,13 +68,14 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
         return Ok(());
     }
 
+    let storages = Arc::new(Storages::new(args.node.storage_url.as_ref(), &args.node.storages, data_dir.path())?);
     let apps = Apps::default();
-    let catalog = Catalog::new(store.clone(), apps.clone(), windows, catalog::Flags::new(&args)?);
+    let flags = catalog::Flags::new(&args, storages.default_name())?;
+    let catalog = Catalog::new(store.clone(), apps.clone(), windows, flags);
     let dispatcher = dispatcher(&args, &store, &catalog, &mut registry)?;
 
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
-    let storages = Arc::new(Storages::new(args.node.storage_url.as_ref(), &args.node.storages, data_dir.path())?);
     let mut node = Node::new(apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
     let identity = recording::Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     let recorder =

@@ -18,6 +18,8 @@ use url::{NamedStorage, StorageUrl};
 
 /// Where recordings are without any storage, in the data folder.
 const LOCAL_FOLDER: &str = "recordings";
+/// Where files for buckets are until they are there, in the data folder.
+const SPOOL: &str = "uploads";
 /// Name of a bucket that `--storage-url` gives.
 const DEFAULT_BUCKET: &str = "default";
 
@@ -26,7 +28,11 @@ const DEFAULT_BUCKET: &str = "default";
 pub enum Storage {
     /// A folder, of this machine or a claim that nodes share.
     Volume(PathBuf),
-    Bucket(Bucket),
+    Bucket {
+        bucket: Bucket,
+        /// Where files are until they are there.
+        spool: PathBuf,
+    },
 }
 
 /// The storages of a node by name; the first is the default.
@@ -46,12 +52,13 @@ impl Storages {
                 StorageUrl::Folder(_) => LOCAL_STORAGE,
                 StorageUrl::Bucket(_) => DEFAULT_BUCKET,
             };
-            all.push((name.to_owned(), Storage::new(url).context("failed to use --storage-url")?));
+            all.push((name.to_owned(), Storage::new(name, url, data_dir).context("failed to use --storage-url")?));
         }
         for NamedStorage { name, url } in named {
             let is_new = all.iter().all(|(other, _)| other != name);
             ensure!(is_new, "--storages names {name} twice, or as --storage-url is named; give it another name");
-            let storage = Storage::new(url).with_context(|| format!("failed to use {name} of --storages"))?;
+            let storage =
+                Storage::new(name, url, data_dir).with_context(|| format!("failed to use {name} of --storages"))?;
             all.push((name.clone(), storage));
         }
         if all.iter().all(|(name, _)| name != LOCAL_STORAGE) {
@@ -66,11 +73,10 @@ impl Storages {
         self.0.iter().find(|(other, _)| other == name).map(|(_, storage)| storage)
     }
 
-    /// Those that are folders.
+    /// The folder that each one's files grow in.
     pub(crate) fn folders(&self) -> impl Iterator<Item = (&str, &PathBuf)> {
-        self.0.iter().filter_map(|(name, storage)| match storage {
-            Storage::Volume(folder) => Some((name.as_str(), folder)),
-            Storage::Bucket(_) => None,
+        self.0.iter().map(|(name, storage)| match storage {
+            Storage::Volume(folder) | Storage::Bucket { spool: folder, .. } => (name.as_str(), folder),
         })
     }
 
@@ -82,10 +88,12 @@ impl Storages {
 }
 
 impl Storage {
-    fn new(url: &StorageUrl) -> anyhow::Result<Self> {
+    fn new(name: &str, url: &StorageUrl, data_dir: &Path) -> anyhow::Result<Self> {
         Ok(match url {
             StorageUrl::Folder(path) => Self::Volume(path.clone()),
-            StorageUrl::Bucket(url) => Self::Bucket(Bucket::new(url)?),
+            StorageUrl::Bucket(url) => {
+                Self::Bucket { bucket: Bucket::new(url)?, spool: data_dir.join(SPOOL).join(name) }
+            }
         })
     }
 }
@@ -103,7 +111,7 @@ mod tests {
     fn folder(storages: &Storages, name: &str) -> Option<PathBuf> {
         match storages.get(name)? {
             Storage::Volume(path) => Some(path.clone()),
-            Storage::Bucket(_) => None,
+            Storage::Bucket { .. } => None,
         }
     }
 

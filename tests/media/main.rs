@@ -10,4 +10,5 @@ mod recording;
 mod relay;
 mod rest;
 mod standalone;
+mod storage;
 mod stories;

@@ -86,12 +86,11 @@ impl Server {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a file of this test")]
 async fn text(response: Response) -> String {
     response.text().await.unwrap()
 }
 
-fn header<'a>(headers: &'a HeaderMap, name: impl http::header::AsHeaderName) -> &'a str {
+fn header(headers: &HeaderMap, name: impl http::header::AsHeaderName) -> &str {
     headers.get(name).unwrap().to_str().unwrap()
 }
 

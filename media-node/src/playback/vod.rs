@@ -187,7 +187,7 @@ impl<S: Recordings> Vods<S> {
             }
             RecordingState::Ready if !is_deleted => match self.0.storages.get(&recording.spec.storage) {
                 Some(Storage::Volume(folder)) => from_folder(folder, asked).await,
-                Some(Storage::Bucket(bucket)) => from_bucket(bucket, &asked.path).await,
+                Some(Storage::Bucket { bucket, .. }) => from_bucket(bucket, &asked.path).await,
                 None => refusal(StatusCode::NOT_FOUND, "this node does not have the recording's storage\n", false),
             },
             RecordingState::Recording

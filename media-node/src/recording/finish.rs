@@ -16,12 +16,13 @@ use super::{
     objects::Told,
     part::Part,
     trouble::{self, Reason, Trouble},
+    upload,
 };
 
 /// Before the store is told that a file is being finished: most are ready sooner, and a write to the store is dear.
 const LASTS: Duration = Duration::from_secs(1);
 /// Pauses before a storage is tried again, from the first to the longest.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+pub(super) const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Makes a file whole and says so. `growing` is what is still open of it; without that, it is read again.
 pub(super) async fn finish(recorder: &Recorder, part: Part, place: Place, growing: Option<Growing>) {
@@ -45,7 +46,12 @@ pub(super) async fn finish(recorder: &Recorder, part: Part, place: Place, growin
         let trouble = match answer {
             Ok(status) => {
                 recorder.0.metrics.finished(began.elapsed());
+                let Some(status) = upload::bring(recorder, &part, &place, status).await else { return };
+                let was_brought = recorder.bucket(&part.recording).is_some();
                 let told = part.ready(recorder, status).await;
+                if was_brought && told == Told::All {
+                    upload::clear(recorder, &place).await;
+                }
                 return forget(recorder, place, told).await;
             }
             Err(growing::Error::Hopeless(reason)) => {

@@ -64,6 +64,14 @@ impl Part {
         });
     }
 
+    /// Says in the object that the file is whole, and on its way to its bucket.
+    pub(super) fn say_uploading(&self) {
+        self.status.send_modify(|status| {
+            status.state = RecordingState::Uploading;
+            trouble::not_ready(status, "Uploading", "the file is being uploaded");
+        });
+    }
+
     /// The file can be fetched. Returns when the store knows, or never will.
     pub(super) async fn ready(self, recorder: &Recorder, status: RecordingStatus) -> Told {
         info!(

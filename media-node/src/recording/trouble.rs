@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelValue;
 use tallylight_crds::{Condition, ConditionStatus, RecordingStatus, set_condition};
 
+use crate::storage;
+
 /// Why a recording is not where it should be, as `Ready`'s reason says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(super) enum Reason {
@@ -15,6 +17,11 @@ pub(super) enum Reason {
     StorageUnavailable,
     /// The node has no storage of that name.
     StorageMissing,
+    /// The bucket's service refuses the credentials.
+    CredentialsRefused,
+    BucketMissing,
+    /// The credentials may not do it.
+    AccessDenied,
     /// The file holds nothing that can be played.
     Damaged,
 }
@@ -25,6 +32,9 @@ impl Reason {
             Self::DiskFull => "DiskFull",
             Self::StorageUnavailable => "StorageUnavailable",
             Self::StorageMissing => "StorageMissing",
+            Self::CredentialsRefused => "CredentialsRefused",
+            Self::BucketMissing => "BucketMissing",
+            Self::AccessDenied => "AccessDenied",
             Self::Damaged => "Damaged",
         }
     }
@@ -55,6 +65,18 @@ impl Trouble {
             _ => (Reason::StorageUnavailable, "see to the storage; recording goes on by itself"),
         };
         Self::new(reason, format!("failed to {attempt}: {error}; {remedy}"))
+    }
+
+    /// What stands in the way of an upload.
+    pub(super) fn of_bucket(trouble: &storage::trouble::Trouble) -> Self {
+        use storage::trouble::Trouble as Bucket;
+        let reason = match trouble {
+            Bucket::Unavailable { .. } => Reason::StorageUnavailable,
+            Bucket::CredentialsRefused { .. } => Reason::CredentialsRefused,
+            Bucket::BucketMissing => Reason::BucketMissing,
+            Bucket::Denied { .. } => Reason::AccessDenied,
+        };
+        Self::new(reason, trouble.to_string())
     }
 
     /// Says it in a status that is not final.

@@ -11,7 +11,8 @@ use anyhow::Context;
 use kube::ResourceExt;
 use ledger::SqliteStore;
 use tallylight_crds::{
-    Broadcast, HookUrlSource, Hooks, InvalidHookUrl, MediaPool, MediaPoolSpec, SecretKeyRef, hook_url,
+    Broadcast, HookUrlSource, Hooks, InvalidHookUrl, MediaPool, MediaPoolSpec, RecordingPolicy, SecretKeyRef,
+    StorageRef, hook_url,
 };
 use webhook::{
     ResolveError, Resolver, Settings,
@@ -69,12 +70,13 @@ impl From<MediaPool> for Flags {
 impl Flags {
     /// # Errors
     /// When a flag cannot be used.
-    pub(super) fn new(args: &StandaloneArgs) -> anyhow::Result<Self> {
+    pub(super) fn new(args: &StandaloneArgs, storage: &str) -> anyhow::Result<Self> {
+        let storage = StorageRef { name: storage.to_owned() };
         let spec = MediaPoolSpec {
             app: args.node.app.clone(),
             admission: args.admission.into(),
             reconnect_window_seconds: i32::try_from(args.node.reconnect_window_seconds)?,
-            recording: Some(args.recording.policy()),
+            recording: Some(RecordingPolicy { storage_ref: Some(storage), ..args.recording.policy() }),
             ..MediaPoolSpec::default()
         };
         let mut pool = MediaPool::new(DEFAULT_POOL, spec);

@@ -8,7 +8,7 @@ use url::Url;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageUrl {
     Folder(PathBuf),
-    Bucket(BucketUrl),
+    Bucket(Box<BucketUrl>),
 }
 
 /// A bucket, and how it is used. Holds no credential.
@@ -103,7 +103,7 @@ impl FromStr for StorageUrl {
                 let path = url.to_file_path().ok().filter(|_| is_plain).ok_or(Invalid::Folder)?;
                 Ok(Self::Folder(path))
             }
-            "s3" => bucket(&url).map(Self::Bucket),
+            "s3" => bucket(&url).map(|bucket| Self::Bucket(Box::new(bucket))),
             _ => Err(Invalid::Form),
         }
     }
@@ -200,9 +200,9 @@ mod tests {
             max_megabits_per_second: Some(200),
             credentials_dir: Some("/etc/keys".into()),
         };
-        assert_eq!(parse(url), Ok(StorageUrl::Bucket(expected)));
+        assert_eq!(parse(url), Ok(StorageUrl::Bucket(Box::new(expected))));
         let plain = BucketUrl { bucket: "vods".into(), ..BucketUrl::default() };
-        assert_eq!(parse("s3://vods/"), Ok(StorageUrl::Bucket(plain)));
+        assert_eq!(parse("s3://vods/"), Ok(StorageUrl::Bucket(Box::new(plain))));
     }
 
     #[test]
