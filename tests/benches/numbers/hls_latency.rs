@@ -22,6 +22,9 @@ const STREAM: [&str; 4] = [
     "-pix_fmt yuv420p -c:v libx264 -preset ultrafast -tune zerolatency -g 50 -b:v 1000k",
     "-c:a aac -b:a 64k",
 ];
+const STATE: &str = "document.documentElement.dataset.state";
+/// What the page shows is half a second old; from here on all counts.
+const SETTLED: f64 = 4.0;
 const LATENCY: &str = "document.querySelector('#stats [data-name=latency]')?.textContent ?? ''";
 const STALLS: &str = "void (globalThis.stalls = 0, video.addEventListener('waiting', () => stalls += 1))";
 
@@ -33,8 +36,10 @@ pub(crate) async fn measure() -> Result<()> {
     browser.open(&format!("http://{}/LiveApp/play?id=show", server.address("http")?)).await?;
     browser.press("s").await?;
     wait::until("the page to play", START, async || {
+        let state: String = browser.evaluate(STATE).await.map_err(|error| format!("{error:#}"))?;
         let shown: String = browser.evaluate(LATENCY).await.map_err(|error| format!("{error:#}"))?;
-        if seconds(&shown).is_ok() { Ok(()) } else { Err(shown) }
+        // before it plays it is where the playlist begins
+        if state == "playing" && seconds(&shown).is_ok_and(|shown| shown < SETTLED) { Ok(()) } else { Err(shown) }
     })
     .await?;
     browser.evaluate::<()>(STALLS).await?;
