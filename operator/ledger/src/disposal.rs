@@ -11,9 +11,9 @@ pub enum Disposal {
     None,
     /// It is being deleted while on air: end the session with the reason `Stopped`.
     End(Owner),
-    /// Every event of it is settled: take our finalizer away, unless a recording [holds](holds) it.
+    /// Every event of it is settled: take our finalizer away, unless a recording [holds] it.
     Release,
-    /// An ephemeral Broadcast whose end is delivered: delete it, unless a recording [holds](holds) it.
+    /// An ephemeral Broadcast whose end is delivered: delete it, unless a recording [holds] it.
     Delete,
 }
 
