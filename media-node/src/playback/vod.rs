@@ -171,7 +171,13 @@ impl<S: Recordings> Vods<S> {
                 Err(_elapsed) => Err(Away),
             }
         };
-        self.0.known.try_get_with((pool.clone(), file.clone()), find).await.map_err(|_away| Away)
+        let key = (pool.clone(), file.clone());
+        let found = self.0.known.try_get_with(key.clone(), find).await.map_err(|_away| Away)?;
+        if found.as_ref().is_some_and(|recording| recording.state() != RecordingState::Ready) {
+            // whoever is told that it is ready finds it so at once
+            self.0.known.invalidate(&key).await;
+        }
+        Ok(found)
     }
 
     async fn serve(&self, recording: &Recording, asked: &Asked) -> Response {
