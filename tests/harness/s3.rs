@@ -119,6 +119,8 @@ impl S3 {
     /// # Errors
     /// When there is no room, or no port.
     pub async fn start(buckets: &[&str]) -> Result<Self> {
+        // for the clients of the test; fails when there is one already, and then that one serves
+        let _installed = rustls::crypto::ring::default_provider().install_default();
         let root = tempfile::tempdir()?;
         for bucket in buckets {
             std::fs::create_dir(root.path().join(bucket))?;

@@ -4,7 +4,7 @@
 //! What is served is decided by the Recording. A name has no `/` and no leading dot, so none leads out of the storage, nor to a
 //! file that grows. The segments of a recording that is a playlist are in a folder of its name: `/{app}/streams/{name}/{segment}`.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -220,6 +220,10 @@ async fn from_folder(folder: &Path, asked: &Asked) -> Response {
                 response.headers_mut().insert(CACHE_CONTROL, KEPT);
             }
             response
+        }
+        // a segment that is none, or a file that is on another node
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            refusal(StatusCode::NOT_FOUND, "there is no such file\n", false)
         }
         Err(error) => {
             warn!(file = asked.path, %error, "failed to read a recording");
