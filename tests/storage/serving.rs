@@ -33,6 +33,8 @@ struct Server {
 
 impl Server {
     async fn new(archive: Option<(&S3, &Path)>) -> Self {
+        // fails when another test was here first
+        let _installed = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&folder.path().join("ledger.sqlite")).unwrap();
         let apps = Apps::default();
