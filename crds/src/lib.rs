@@ -20,9 +20,10 @@ pub use hook_url::{HookUrlSource, InvalidHookUrl, MAX_HOOK_URL, hook_url};
 pub use hooks::{ContentType, Hooks, SecretKeyRef};
 pub use manifest::manifests;
 pub use media_pool::{
-    Admission, Capacity, Exposure, Hls, HlsMode, MAX_ADDRESSES, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus,
-    NodeAddress, NodeService, NodeTemplate, PathStyle, PortRange, PullPolicy, S3Storage, ServerSideEncryption, Storage,
-    StorageSecretRef, StreamDefaults, VolumeStorage,
+    Admission, Capacity, Exposure, HLS_PART_MILLISECONDS, HLS_SEGMENT_SECONDS, HLS_WINDOW_SECONDS, Hls, HlsMode,
+    MAX_ADDRESSES, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus, NodeAddress, NodeService, NodeTemplate,
+    PathStyle, PortRange, PullPolicy, S3Storage, ServerSideEncryption, Storage, StorageSecretRef, StreamDefaults,
+    VolumeStorage,
 };
 pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, is_host, object_name};
 pub use recording::{

@@ -12,7 +12,7 @@ mod hls;
 mod nodes;
 mod storage;
 
-pub use hls::{Hls, HlsMode};
+pub use hls::{HLS_PART_MILLISECONDS, HLS_SEGMENT_SECONDS, HLS_WINDOW_SECONDS, Hls, HlsMode};
 pub use nodes::{Capacity, Exposure, MediaNodes, NodeService, NodeTemplate, PortRange, PullPolicy};
 pub use storage::{PathStyle, S3Storage, ServerSideEncryption, Storage, StorageSecretRef, VolumeStorage};
 

@@ -6,6 +6,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mux::Policy;
 use rest::Upstream;
+use tallylight_crds::{HLS_PART_MILLISECONDS, HLS_SEGMENT_SECONDS, HLS_WINDOW_SECONDS};
 
 use crate::{
     config,
@@ -74,15 +75,15 @@ pub struct NodeArgs {
     #[arg(long, env = "TALLYLIGHT_HLS", value_name = "MODE", default_value = "OnDemand")]
     pub hls: Hls,
     /// Length of the parts that LL-HLS players get, and about a third of what they are behind the publisher
-    #[arg(long, env = "TALLYLIGHT_HLS_PART_MILLISECONDS", value_name = "MILLISECONDS", default_value_t = 300,
+    #[arg(long, env = "TALLYLIGHT_HLS_PART_MILLISECONDS", value_name = "MILLISECONDS", default_value_t = HLS_PART_MILLISECONDS,
           value_parser = clap::value_parser!(u16).range(200..=500))]
     pub hls_part_milliseconds: u16,
     /// A segment ends with the first keyframe after this long, and without one after twice as long
-    #[arg(long, env = "TALLYLIGHT_HLS_SEGMENT_SECONDS", value_name = "SECONDS", default_value_t = 2,
+    #[arg(long, env = "TALLYLIGHT_HLS_SEGMENT_SECONDS", value_name = "SECONDS", default_value_t = HLS_SEGMENT_SECONDS,
           value_parser = clap::value_parser!(u8).range(1..=5))]
     pub hls_segment_seconds: u8,
     /// How far back HLS viewers may seek. It is held in memory, up to 512 MiB a stream; less than eight segments counts as eight
-    #[arg(long, env = "TALLYLIGHT_HLS_WINDOW_SECONDS", value_name = "SECONDS", default_value_t = 16,
+    #[arg(long, env = "TALLYLIGHT_HLS_WINDOW_SECONDS", value_name = "SECONDS", default_value_t = HLS_WINDOW_SECONDS,
           value_parser = clap::value_parser!(u16).range(4..=3_600))]
     pub hls_window_seconds: u16,
     /// A publisher that sends no media for this long is ended with the reason PublisherTimeout

@@ -4,6 +4,13 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What media nodes do where a pool says nothing: the length of parts, in milliseconds.
+pub const HLS_PART_MILLISECONDS: u16 = 300;
+/// The least length of segments, in seconds.
+pub const HLS_SEGMENT_SECONDS: u8 = 2;
+/// How far back viewers may seek, in seconds.
+pub const HLS_WINDOW_SECONDS: u16 = 16;
+
 /// How streams are played over HLS. What is left out is the media node's default.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -36,6 +43,18 @@ pub enum HlsMode {
     OnDemand,
     /// As long as they are published.
     Always,
+}
+
+impl Hls {
+    /// Whether it says what media nodes do where nothing is said.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        let Self { mode, part_milliseconds, segment_seconds, window_seconds } = self;
+        *mode == HlsMode::default()
+            && part_milliseconds.is_none_or(|said| said == i32::from(HLS_PART_MILLISECONDS))
+            && segment_seconds.is_none_or(|said| said == i32::from(HLS_SEGMENT_SECONDS))
+            && window_seconds.is_none_or(|said| said == i32::from(HLS_WINDOW_SECONDS))
+    }
 }
 
 impl HlsMode {

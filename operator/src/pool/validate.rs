@@ -304,7 +304,7 @@ fn revision(pool: &MediaPool, nodes: &MediaNodes, image: &str) -> String {
     if pool.spec.reconnect_window_seconds > 0 {
         parts["reconnectWindow"] = json!(pool.spec.reconnect_window_seconds);
     }
-    if let Some(hls) = &pool.spec.hls {
+    if let Some(hls) = pool.spec.hls.as_ref().filter(|hls| !hls.is_default()) {
         parts["hls"] = json!(hls);
     }
     if !pool.spec.storages.is_empty() {
@@ -337,8 +337,12 @@ pub(crate) mod tests {
     pub(crate) fn with_rest(nodes: Value, upstream: Option<&str>) -> Result<ValidatedPool, Invalid> {
         let pool = pool(nodes);
         let nodes = pool.spec.nodes.clone().unwrap();
+        validate(&pool, &nodes, &given(upstream))
+    }
+
+    fn given(upstream: Option<&str>) -> Given {
         let rest_upstream = upstream.map(|url| url.parse().unwrap());
-        validate(&pool, &nodes, &Given { image: Some("registry.example.com/media-node:1".into()), rest_upstream })
+        Given { image: Some("registry.example.com/media-node:1".into()), rest_upstream }
     }
 
     #[test]
@@ -418,6 +422,16 @@ pub(crate) mod tests {
         assert_ne!(first, of(json!({"template": {"annotations": {"a": "b"}}})));
         assert_ne!(first, of(json!({"exposure": "HostPort"})));
         assert_eq!(first, with_rest(json!({}), Some("http://operator:5080")).unwrap().revision);
+        let with_hls = |hls: Value| {
+            let mut pool = pool(json!({}));
+            pool.spec.hls = Some(serde_json::from_value(hls).unwrap());
+            let nodes = pool.spec.nodes.clone().unwrap();
+            validate(&pool, &nodes, &given(None)).unwrap().revision
+        };
+        let said = json!({"mode": "OnDemand", "partMilliseconds": 300, "segmentSeconds": 2, "windowSeconds": 16});
+        assert_eq!(first, with_hls(json!({})));
+        assert_eq!(first, with_hls(said), "a default is the same when it is said");
+        assert_ne!(first, with_hls(json!({"windowSeconds": 60})));
         // Written out, because a change of the function would replace every media pod when the operator is upgraded.
         assert_eq!(first, "c59777b1e8");
     }
