@@ -29,7 +29,7 @@ const REFUSALS: &[&str] = &[
     "release",
 ];
 /// Tests that restart their API server: until it has read its roles, about a second, it forbids everything, and clients try again.
-const RESTARTS: &[&str] = &["outage-", "restart-"];
+const RESTARTS: &[&str] = &["outage-", "record-outage-", "restart-"];
 /// The object by which every installation waits for the policy to refuse.
 const PROBE: &str = "policy-probe";
 /// Rights that no suite can use, each with its reason.
