@@ -23,7 +23,7 @@ use axum::{
 use ledger::Recordings;
 use moka::future::Cache;
 use tallylight_crds::{Recording, RecordingState};
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 use tower_http::services::ServeFile;
 use tracing::{debug, warn};
 
@@ -38,6 +38,8 @@ const LOOK_UP: Duration = Duration::from_secs(3);
 const BELIEVED: Duration = Duration::from_secs(2);
 /// Recordings that are known; of more, those that were asked for least are looked up again.
 const MAX_KNOWN: u64 = 4_096;
+/// Look-ups at once; more are refused, since each costs the store a request and strangers choose the names.
+const MAX_LOOK_UPS: usize = 16;
 /// One read of a file.
 const READ: usize = 256 << 10;
 
@@ -65,6 +67,7 @@ struct Inner<S> {
     apps: Apps,
     storages: Arc<Storages>,
     known: Cache<(String, String), Option<Arc<Recording>>>,
+    room: Semaphore,
 }
 
 /// What a request asks for.
@@ -143,7 +146,7 @@ impl<S: Recordings> Vods<S> {
     #[must_use]
     pub fn new(store: S, namespace: String, apps: Apps, storages: Arc<Storages>) -> Self {
         let known = Cache::builder().max_capacity(MAX_KNOWN).time_to_live(BELIEVED).build();
-        Self(Arc::new(Inner { store, namespace, apps, storages, known }))
+        Self(Arc::new(Inner { store, namespace, apps, storages, known, room: Semaphore::new(MAX_LOOK_UPS) }))
     }
 
     /// Answers with a recording; `None` when there is none of that name.
@@ -161,6 +164,7 @@ impl<S: Recordings> Vods<S> {
 
     async fn look_up(&self, pool: String, file: String) -> Result<Option<Arc<Recording>>, Away> {
         let find = async {
+            let Ok(_place) = self.0.room.try_acquire() else { return Err(Away) };
             let found = self.0.store.recording_of_file(&self.0.namespace, &pool, &file);
             match timeout(LOOK_UP, found).await {
                 Ok(Ok(found)) => Ok(found.map(Arc::new)),
