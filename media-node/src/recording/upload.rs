@@ -26,7 +26,13 @@ pub(super) async fn bring(
     loop {
         let uploaded = tokio::select! {
             uploaded = attempt(recorder, part, place, &bucket, bytes) => uploaded,
-            () = part.discard.cancelled() => return None,
+            () = part.discard.cancelled() => {
+                let file = &part.recording.spec.file_name;
+                if let Err(trouble) = bucket.abort(file, &place.path()).await {
+                    warn!(file, %trouble, "failed to abort an upload that is not wanted any more");
+                }
+                return None;
+            }
         };
         let trouble = match uploaded {
             Ok(_uploaded) => {
