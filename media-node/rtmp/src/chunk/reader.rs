@@ -31,6 +31,9 @@ const EXTENDED_TIMESTAMP: u32 = 0x00FF_FFFF;
 /// The least that an assembly buffer grows by, in bytes: a header may claim 16 MiB, memory follows what really came.
 const ASSEMBLY_STEP: usize = 4 << 10;
 
+/// Bytes of messages after which older ones count half.
+const RECENT: usize = 1 << 20;
+
 /// One message as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Raw {
@@ -48,8 +51,18 @@ pub(crate) struct Reader {
     chunk_size: usize,
     streams: Vec<ChunkStream>,
     incomplete: usize,
+    came: Came,
     /// The chunk whose payload is being read: its stream's place in `streams`, and the bytes that it still lacks.
     open: Option<(usize, usize)>,
+}
+
+/// How messages came of late, in bytes.
+#[derive(Debug, Default)]
+struct Came {
+    /// Whole, in one piece of the input.
+    whole: usize,
+    /// In pieces, which were put together elsewhere.
+    in_pieces: usize,
 }
 
 #[derive(Debug, Default)]
@@ -91,6 +104,7 @@ impl Reader {
             chunk_size: INITIAL_CHUNK_SIZE,
             streams: Vec::new(),
             incomplete: 0,
+            came: Came::default(),
             open: None,
         }
     }
@@ -137,7 +151,12 @@ impl Reader {
                     let left = stream.length.saturating_sub(stream.assembly.len());
                     if stream.assembly.is_empty() && left <= self.chunk_size && left <= input.len() {
                         stream.begun = false;
-                        return Ok(Some(stream.raw(input.split_to(left).freeze())));
+                        let piece = input.split_to(left);
+                        self.came.add(left, 0);
+                        // a slice keeps all of the block that was read, of which the rest would be there twice
+                        let payload =
+                            if self.came.is_mostly_whole() { piece.freeze() } else { Bytes::copy_from_slice(&piece) };
+                        return Ok(Some(stream.raw(payload)));
                     }
                     (slot, left.min(self.chunk_size))
                 }
@@ -161,6 +180,7 @@ impl Reader {
             if stream.assembly.len() >= stream.length {
                 stream.begun = false;
                 self.incomplete = self.incomplete.saturating_sub(stream.assembly.len());
+                self.came.add(0, stream.assembly.len());
                 let payload = Bytes::from(std::mem::take(&mut stream.assembly));
                 return Ok(Some(stream.raw(payload)));
             }
@@ -231,6 +251,22 @@ impl Reader {
         stream.message_type = header.message_type;
         stream.message_stream = header.message_stream;
         Ok(slot)
+    }
+}
+
+impl Came {
+    fn add(&mut self, whole: usize, in_pieces: usize) {
+        self.whole = self.whole.saturating_add(whole);
+        self.in_pieces = self.in_pieces.saturating_add(in_pieces);
+        if self.whole.saturating_add(self.in_pieces) > RECENT {
+            self.whole /= 2;
+            self.in_pieces /= 2;
+        }
+    }
+
+    /// Whether blocks that are read hold little beside what is sliced of them: a fifth at most.
+    fn is_mostly_whole(&self) -> bool {
+        self.in_pieces <= self.whole / 4
     }
 }
 
@@ -318,6 +354,19 @@ mod tests {
         assert_eq!(message, raw(8, 1, 9, &[0xAF, 1]));
         assert_eq!(message.payload.as_ptr(), place);
         assert_eq!(input, &[0x42][..], "what follows is left");
+    }
+
+    #[test]
+    fn a_short_message_among_long_ones_keeps_no_block_of_the_input() {
+        let long = [&[6, 0, 0, 9, 0, 0, 200, 9, 1, 0, 0, 0][..], &[7; 128], &[0xC6], &[7; 72]].concat();
+        let short = [4, 0, 0, 9, 0, 0, 2, 8, 1, 0, 0, 0, 0xAF, 1];
+        let (mut reader, mut input) = (reader(), BytesMut::from(&[&long[..], &short].concat()[..]));
+        let block = input.as_ptr_range();
+
+        let read = collect(&mut reader, &mut input, Vec::new()).unwrap();
+
+        assert_eq!(read, [raw(9, 1, 9, &[7; 200]), raw(8, 1, 9, &[0xAF, 1])]);
+        assert!(read.iter().all(|message| !block.contains(&message.payload.as_ptr())));
     }
 
     #[test]
