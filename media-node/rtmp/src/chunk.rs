@@ -1,5 +1,6 @@
 //! The chunk layer (§5.3): messages cut into chunks and put together again.
 
+mod assembly;
 pub(crate) mod reader;
 mod writer;
 

@@ -2,7 +2,10 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::INITIAL_CHUNK_SIZE;
+use super::{
+    INITIAL_CHUNK_SIZE,
+    assembly::{Assembly, Came},
+};
 use crate::Error;
 
 /// What a peer may make one session hold or do. Going over one is an [`Error`] that ends the connection.
@@ -28,12 +31,6 @@ impl Default for Limits {
 /// A timestamp field with this value says that the extended field has it (§5.3.1.3).
 const EXTENDED_TIMESTAMP: u32 = 0x00FF_FFFF;
 
-/// The least that an assembly buffer grows by, in bytes: a header may claim 16 MiB, memory follows what really came.
-const ASSEMBLY_STEP: usize = 4 << 10;
-
-/// Bytes of messages after which older ones count half.
-const RECENT: usize = 1 << 20;
-
 /// One message as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Raw {
@@ -56,15 +53,6 @@ pub(crate) struct Reader {
     open: Option<(usize, usize)>,
 }
 
-/// How messages came of late, in bytes.
-#[derive(Debug, Default)]
-struct Came {
-    /// Whole, in one piece of the input.
-    whole: usize,
-    /// In pieces, which were put together elsewhere.
-    in_pieces: usize,
-}
-
 #[derive(Debug, Default)]
 struct ChunkStream {
     id: u32,
@@ -77,7 +65,7 @@ struct ChunkStream {
     extended: Option<u32>,
     length: usize,
     /// What has come of a message that needs more than one piece.
-    assembly: Vec<u8>,
+    assembly: Assembly,
     /// A message has begun and is not complete.
     begun: bool,
 }
@@ -128,7 +116,7 @@ impl Reader {
     pub(crate) fn abort(&mut self, chunk_stream: u32) {
         if let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == chunk_stream) {
             self.incomplete = self.incomplete.saturating_sub(stream.assembly.len());
-            stream.assembly = Vec::new();
+            stream.assembly = Assembly::default();
             stream.begun = false;
         }
     }
@@ -153,9 +141,12 @@ impl Reader {
                         stream.begun = false;
                         let piece = input.split_to(left);
                         self.came.add(left, 0);
-                        // a slice keeps all of the block that was read, of which the rest would be there twice
-                        let payload =
-                            if self.came.is_mostly_whole() { piece.freeze() } else { Bytes::copy_from_slice(&piece) };
+                        if self.came.is_mostly_whole() {
+                            return Ok(Some(stream.raw(piece.freeze())));
+                        }
+                        // a slice would keep all that was read with it, which is there a second time by now
+                        stream.assembly.append(&piece, left);
+                        let payload = stream.assembly.take();
                         return Ok(Some(stream.raw(payload)));
                     }
                     (slot, left.min(self.chunk_size))
@@ -169,7 +160,7 @@ impl Reader {
             if self.incomplete > self.limits.incomplete_bytes {
                 return Err(Error::TooMuchIncomplete { limit: self.limits.incomplete_bytes });
             }
-            stream.append(input.get(..take).unwrap_or_default());
+            stream.assembly.append(input.get(..take).unwrap_or_default(), stream.length);
             input.advance(take);
             let missing = missing.saturating_sub(take);
             if missing > 0 {
@@ -181,7 +172,7 @@ impl Reader {
                 stream.begun = false;
                 self.incomplete = self.incomplete.saturating_sub(stream.assembly.len());
                 self.came.add(0, stream.assembly.len());
-                let payload = Bytes::from(std::mem::take(&mut stream.assembly));
+                let payload = stream.assembly.take();
                 return Ok(Some(stream.raw(payload)));
             }
         }
@@ -254,22 +245,6 @@ impl Reader {
     }
 }
 
-impl Came {
-    fn add(&mut self, whole: usize, in_pieces: usize) {
-        self.whole = self.whole.saturating_add(whole);
-        self.in_pieces = self.in_pieces.saturating_add(in_pieces);
-        if self.whole.saturating_add(self.in_pieces) > RECENT {
-            self.whole /= 2;
-            self.in_pieces /= 2;
-        }
-    }
-
-    /// Whether blocks that are read hold little beside what is sliced of them: a fifth at most.
-    fn is_mostly_whole(&self) -> bool {
-        self.in_pieces <= self.whole / 4
-    }
-}
-
 /// Reads the fields of formats 0, 1 and 2 and the extended timestamp, and says how many bytes they are.
 fn full(fields: &[u8], format: u8, stream: Option<&ChunkStream>) -> Option<(Header, usize)> {
     let &[a, b, c] = fields.first_chunk::<3>()?;
@@ -323,15 +298,6 @@ impl ChunkStream {
         })
     }
 
-    fn append(&mut self, piece: &[u8]) {
-        let have = self.assembly.len();
-        if self.assembly.capacity().saturating_sub(have) < piece.len() {
-            let step = piece.len().max(have).max(ASSEMBLY_STEP);
-            self.assembly.reserve_exact(step.min(self.length.saturating_sub(have)));
-        }
-        self.assembly.extend_from_slice(piece);
-    }
-
     fn raw(&self, payload: Bytes) -> Raw {
         Raw { message_type: self.message_type, message_stream: self.message_stream, timestamp: self.timestamp, payload }
     }
@@ -342,7 +308,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::chunk::writer;
+    use crate::chunk::{
+        assembly::{STEP, block},
+        writer,
+    };
 
     #[test]
     fn a_message_in_one_chunk_is_a_slice_of_the_input() {
@@ -367,6 +336,20 @@ mod tests {
 
         assert_eq!(read, [raw(9, 1, 9, &[7; 200]), raw(8, 1, 9, &[0xAF, 1])]);
         assert!(read.iter().all(|message| !block.contains(&message.payload.as_ptr())));
+    }
+
+    #[test]
+    fn messages_that_are_put_together_share_blocks_and_lie_one_after_the_other() {
+        let bytes: Vec<u8> = (0..20)
+            .flat_map(|_| [&[6, 0, 0, 9, 0, 0, 200, 9, 1, 0, 0, 0][..], &[7; 128], &[0xC6], &[7; 72]].concat())
+            .collect();
+
+        let read = read_all(&bytes);
+
+        let follows = |two: &&[Raw]| two[0].payload.as_ptr_range().end == two[1].payload.as_ptr();
+        let (first, rest) = read.split_first().unwrap();
+        assert_eq!((first.payload.len(), rest.len()), (200, 19));
+        assert_eq!(rest.windows(2).filter(follows).count(), 18, "3800 bytes are in a block of 4096");
     }
 
     #[test]
@@ -487,7 +470,7 @@ mod tests {
         let mut input = BytesMut::from(&[6, 0, 0, 0, 0xFF, 0xFF, 0xFF, 9, 1, 0, 0, 0, 1][..]);
 
         assert_eq!(reader.next(&mut input), Ok(None));
-        assert!(held(&reader) <= ASSEMBLY_STEP);
+        assert!(held(&reader) <= STEP);
     }
 
     #[test]
@@ -530,7 +513,8 @@ mod tests {
 
             read.pop();
             prop_assert_eq!(read, messages.into_iter().map(|(_, message)| message).collect::<Vec<_>>());
-            prop_assert_eq!((reader.incomplete, held(&reader)), (0, 0));
+            prop_assert_eq!(reader.incomplete, 0);
+            prop_assert!(held(&reader) <= reader.streams.len() * block(700), "room for messages like the last ones");
         }
 
         #[test]
@@ -568,7 +552,7 @@ mod tests {
             for piece in bytes.chunks(piece) {
                 input.extend_from_slice(piece);
                 read = read.and_then(|read| collect(&mut pieces, &mut input, read));
-                prop_assert!(held(&pieces) <= 2 * 2000 + 8 * ASSEMBLY_STEP);
+                prop_assert!(held(&pieces) <= 2 * 2000 + 8 * (STEP + block(2000)));
             }
 
             // a piece may reach a limit before the whole is seen to be complete, never the other way round
@@ -671,7 +655,7 @@ mod tests {
         Raw { message_type, message_stream, timestamp, payload: Bytes::copy_from_slice(payload) }
     }
 
-    /// Bytes of memory that incomplete messages use.
+    /// Bytes of memory for incomplete messages, and the next ones.
     fn held(reader: &Reader) -> usize {
         reader.streams.iter().map(|stream| stream.assembly.capacity()).sum()
     }
