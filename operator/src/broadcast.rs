@@ -2,7 +2,6 @@
 //! and `nodes`; deliveries run apart from it, in the dispatcher.
 
 use std::{
-    collections::HashMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -17,15 +16,8 @@ use ledger::{
 use tallylight_crds::{Away, Broadcast, BroadcastStatus, HOOKS_FINALIZER, Reason, SessionState};
 
 use crate::{
-    events::Events,
-    leader::Leadership,
-    metrics::{Metrics, ReconcileResult},
-    node_watch::SharedNodes,
-    nodes::Availability,
-    paused::is_paused,
-    recording::Index,
-    resolve::Pools,
-    secrets::Secrets,
+    attempts::Attempts, events::Events, leader::Leadership, metrics::Metrics, node_watch::SharedNodes,
+    nodes::Availability, paused::is_paused, recording::Index, resolve::Pools, secrets::Secrets,
 };
 
 pub(crate) mod key;
@@ -38,8 +30,8 @@ pub(crate) type Guarded = DeserializeGuard<Broadcast>;
 
 /// A stream key may change in its Secret, which is not watched: it is looked at again this often.
 const KEY_RECHECK: Duration = Duration::from_secs(600);
-/// First and longest wait after a failed reconcile; doubled in between.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// Longest wait after a failed reconcile.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// What a reconcile needs.
 pub(crate) struct Context {
@@ -49,36 +41,12 @@ pub(crate) struct Context {
     pub(crate) secrets: Arc<Secrets>,
     pub(crate) events: Events,
     pub(crate) metrics: Metrics,
-    pub(crate) failures: Failures,
+    pub(crate) attempts: Attempts,
     pub(crate) verified: key::Verified,
     pub(crate) windows: Mutex<Windows>,
     /// How the recordings of each Broadcast are.
     pub(crate) recordings: Index,
     pub(crate) leadership: Leadership,
-}
-
-/// How often each object, by UID, has failed in a row.
-#[derive(Default)]
-pub(crate) struct Failures(Mutex<HashMap<String, u32>>);
-
-impl Failures {
-    pub(crate) fn count(&self, uid: String) -> u32 {
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.entry(uid).or_insert(0);
-        *count += 1;
-        *count
-    }
-
-    /// How often it has failed now, and how long to wait before the next attempt.
-    pub(crate) fn wait(&self, uid: String) -> (u32, Duration) {
-        let attempt = self.count(uid);
-        (attempt, RETRY.1.min(RETRY.0 * 2_u32.saturating_pow(attempt.min(10) - 1)))
-    }
-
-    /// The object is well, or gone.
-    pub(crate) fn forget(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-    }
 }
 
 /// What a reconcile was trying when it failed.
@@ -136,7 +104,7 @@ impl Context {
 
     /// The Broadcast is gone.
     pub(crate) fn forget(&self, uid: &str) {
-        self.failures.forget(uid);
+        self.attempts.forget(uid);
         self.verified.forget(uid);
         self.windows.lock().unwrap_or_else(PoisonError::into_inner).forget(uid);
     }
@@ -158,30 +126,23 @@ pub(crate) fn inputs(object: &Guarded) -> Option<u64> {
 }
 
 pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
-    if !context.leadership.holds() {
-        return Ok(Action::await_change()); // everything is woken when this process comes to lead
-    }
-    let action = match &object.0 {
-        Ok(broadcast) => reconcile_valid(broadcast, &context).await?,
-        Err(invalid) => {
-            tracing::warn!(broadcast = %object.name_any(), error = %invalid.error, "a Broadcast cannot be read");
-            context.metrics.unreadable.inc();
-            report_unreadable(&object, &context).await;
-            Action::await_change()
+    let reconciled = async {
+        match &object.0 {
+            Ok(broadcast) => reconcile_valid(broadcast, &context).await,
+            Err(invalid) => {
+                tracing::warn!(broadcast = %object.name_any(), error = %invalid.error, "a Broadcast cannot be read");
+                context.metrics.unreadable.inc();
+                report_unreadable(&object, &context).await;
+                Ok(Action::await_change())
+            }
         }
     };
-    context.failures.forget(object.uid().as_deref().unwrap_or_default());
-    context.metrics.reconciled(ReconcileResult::Done);
-    Ok(action)
+    context.attempts.run(&*object, reconciled).await
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of an error policy")]
 pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
-    let (attempt, wait) = context.failures.wait(object.uid().unwrap_or_default());
-    context.metrics.reconciled(ReconcileResult::Failed);
-    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::warn!(broadcast = %object.name_any(), %error, source, attempt, ?wait, "reconcile failed");
-    Action::requeue(wait)
+    context.attempts.failed(&*object, error)
 }
 
 async fn reconcile_valid(broadcast: &Broadcast, context: &Context) -> Result<Action, Error> {

@@ -1,5 +1,6 @@
 //! The operator: holds no media code, turns the status of Broadcasts into webhooks.
 
+mod attempts;
 mod broadcast;
 mod cli;
 mod controllers;

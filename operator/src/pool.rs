@@ -33,11 +33,12 @@ use tallylight_crds::{ADDRESS_ANNOTATION, MediaPool, ORDER_ANNOTATION, POOL_LABE
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    broadcast::{Failures, Guarded},
+    attempts::Attempts,
+    broadcast::Guarded,
     events::Events,
     health::{Health, Watch},
     leader::Leadership,
-    metrics::{Metrics, ReconcileResult},
+    metrics::Metrics,
     node_watch::SharedNodes,
     paused::is_paused,
     scope::{Place, Scope},
@@ -66,8 +67,8 @@ const DEBOUNCE: Duration = Duration::from_millis(200);
 /// What others change in Service and budget is not looked for: when a pool is looked at and they were applied longer ago than this,
 /// they are again.
 const REAPPLY_AFTER: Duration = Duration::from_secs(600);
-/// First and longest wait after a failed reconcile; doubled in between.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Longest wait after a failed reconcile: a pool that cannot grow refuses publishers.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Pods a page of a list.
 const PAGE: u32 = 500;
 
@@ -79,7 +80,6 @@ pub(crate) struct Context {
     pub(crate) nodes: SharedNodes,
     pub(crate) loads: Loads,
     pub(crate) events: Events,
-    pub(crate) metrics: Metrics,
     pub(crate) given: Given,
     pub(crate) kept: Kept,
     pub(crate) leadership: Leadership,
@@ -95,10 +95,15 @@ pub(crate) struct Given {
 }
 
 /// What lasts from one reconcile to the next.
-#[derive(Default)]
 pub(crate) struct Kept {
-    failures: Failures,
+    attempts: Attempts,
     memories: Memories,
+}
+
+impl Kept {
+    pub(crate) fn new(leadership: Leadership, metrics: Metrics) -> Self {
+        Self { attempts: Attempts::new(leadership, metrics, LONGEST_WAIT), memories: Memories::default() }
+    }
 }
 
 /// What is remembered of each pool, by namespace and name: ports rest also when a pool is deleted and made again.
@@ -302,28 +307,22 @@ impl Made for Service {
 }
 
 async fn reconcile(pool: Arc<MediaPool>, context: Arc<Context>) -> Result<Action, Error> {
-    let uid = pool.uid().unwrap_or_default();
-    let key = Key { namespace: pool.namespace().unwrap_or_default(), name: pool.name_any() };
     if pool.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change()); // its pods go by their owner reference
     }
-    let mut memory = context.kept.memories.take(&key);
-    let again = reconcile_live(&pool, &mut memory, &context).await;
-    context.kept.memories.put(key, memory);
-    let again = again?;
-    context.kept.failures.forget(&uid);
-    context.metrics.reconciled(ReconcileResult::Done);
-    Ok(again.map_or_else(Action::await_change, Action::requeue))
+    let reconciled = Box::pin(async {
+        let key = Key { namespace: pool.namespace().unwrap_or_default(), name: pool.name_any() };
+        let mut memory = context.kept.memories.take(&key);
+        let again = reconcile_live(&pool, &mut memory, &context).await;
+        context.kept.memories.put(key, memory);
+        Ok(again?.map_or_else(Action::await_change, Action::requeue))
+    });
+    context.kept.attempts.run(&*pool, reconciled).await
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of an error policy")]
 fn error_policy(pool: Arc<MediaPool>, error: &Error, context: Arc<Context>) -> Action {
-    let attempt = context.kept.failures.count(pool.uid().unwrap_or_default());
-    let wait = RETRY.1.min(RETRY.0 * 2_u32.saturating_pow(attempt.min(10) - 1));
-    context.metrics.reconciled(ReconcileResult::Failed);
-    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::warn!(pool = %pool.name_any(), %error, source, attempt, ?wait, "reconcile failed");
-    Action::requeue(wait)
+    context.kept.attempts.failed(&*pool, error)
 }
 
 async fn reconcile_live(

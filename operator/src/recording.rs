@@ -22,10 +22,9 @@ use tokio::sync::mpsc;
 use webhook::{Told, tell};
 
 use crate::{
-    broadcast::{self, Failures, now},
+    attempts::Attempts,
+    broadcast::{self, now},
     controllers::Wake,
-    leader::Leadership,
-    metrics::{Metrics, ReconcileResult},
     node_watch::SharedNodes,
     paused::is_paused,
     resolve::Pools,
@@ -56,9 +55,7 @@ pub(crate) struct Context {
     index: Index,
     /// To tell Broadcasts of what concerns them.
     wake: mpsc::Sender<Wake>,
-    failures: Failures,
-    metrics: Metrics,
-    leadership: Leadership,
+    attempts: Attempts,
 }
 
 /// What a reconcile was trying when it failed.
@@ -79,28 +76,21 @@ pub(crate) enum Error {
 }
 
 pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
-    if !context.leadership.holds() {
-        return Ok(Action::await_change()); // everything is woken when this process comes to lead
-    }
-    let action = match &object.0 {
-        Ok(recording) => reconcile_valid(recording, &context).await?,
-        Err(invalid) => {
-            tracing::warn!(recording = %object.name_any(), error = %invalid.error, "a Recording cannot be read");
-            Action::await_change()
+    let reconciled = async {
+        match &object.0 {
+            Ok(recording) => reconcile_valid(recording, &context).await,
+            Err(invalid) => {
+                tracing::warn!(recording = %object.name_any(), error = %invalid.error, "a Recording cannot be read");
+                Ok(Action::await_change())
+            }
         }
     };
-    context.failures.forget(object.uid().as_deref().unwrap_or_default());
-    context.metrics.reconciled(ReconcileResult::Done);
-    Ok(action)
+    context.attempts.run(&*object, reconciled).await
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of an error policy")]
 pub(crate) fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
-    let (attempt, wait) = context.failures.wait(object.uid().unwrap_or_default());
-    context.metrics.reconciled(ReconcileResult::Failed);
-    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::warn!(recording = %object.name_any(), %error, source, attempt, ?wait, "reconcile failed");
-    Action::requeue(wait)
+    context.attempts.failed(&*object, error)
 }
 
 async fn reconcile_valid(recording: &Recording, context: &Context) -> Result<Action, Error> {
@@ -177,9 +167,7 @@ impl Context {
             nodes: shared.nodes.clone(),
             index: shared.recordings.clone(),
             wake,
-            failures: Failures::default(),
-            metrics: shared.metrics.clone(),
-            leadership: shared.leadership.clone(),
+            attempts: Attempts::new(shared.leadership.clone(), shared.metrics.clone(), broadcast::LONGEST_WAIT),
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    attempts::Attempts,
     broadcast,
     cli::Run,
     controllers::{self, Controllers, PoolFollowers, WAKE_UPS, Wake},
@@ -61,7 +62,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
         secrets,
         events: events.clone(),
         metrics: metrics.clone(),
-        failures: broadcast::Failures::default(),
+        attempts: Attempts::new(leadership.clone(), metrics.clone(), broadcast::LONGEST_WAIT),
         verified: broadcast::key::Verified::default(),
         windows: Mutex::default(),
         recordings: recording::Index::default(),
@@ -97,8 +98,8 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     recording::watch::start(&client, &scope, &recorded, &health, recording_woken, &cancel, &tasks);
     let world = World::watch(&client, &scope, &wakes, &health, &cancel, &tasks);
     let given = pool::Given { image: args.media_node_image.clone(), rest_upstream: args.media_rest_upstream.clone() };
-    let kept = pool::Kept::default();
-    let context = pool::Context { client, broadcasts, world, nodes, loads, events, metrics, given, kept, leadership };
+    let kept = pool::Kept::new(leadership.clone(), metrics);
+    let context = pool::Context { client, broadcasts, world, nodes, loads, events, given, kept, leadership };
     let places = scope.places().into_iter().zip(pool_caches).collect();
     pool::start(&Arc::new(context), places, &wakes, &health, &cancel, &tasks);
     let mut deliveries = {

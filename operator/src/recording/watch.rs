@@ -105,7 +105,7 @@ impl Follower {
                 }
             }
             Ok(Event::Delete(object)) => {
-                self.context.failures.forget(&object.uid().unwrap_or_default());
+                self.context.attempts.forget(&object.uid().unwrap_or_default());
                 if let Ok(recording) = &object.0 {
                     self.context.index.forget(recording);
                     self.wake_broadcast(recording).await;
