@@ -3,9 +3,9 @@
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use json_patch::Patch;
-use ledger::{Key, Recordings as _};
+use ledger::{Key, Recordings as _, conformance::recording_spec};
 use serde_json::{Value, json};
-use tallylight_crds::{Broadcast, BroadcastRef, Recording, RecordingFormat, RecordingSpec};
+use tallylight_crds::{Broadcast, Recording, RecordingSpec};
 
 use crate::node::Node;
 
@@ -33,20 +33,12 @@ impl Node {
         let session = found.status_or_default().session;
         let mut spec = RecordingSpec {
             pool: found.spec.pool.clone(),
-            stream_id: found.stream_id().to_owned(),
-            broadcast: BroadcastRef {
-                name: broadcast.to_owned(),
-                uid: found.metadata.uid.clone().context("a stored Broadcast has a UID")?,
-            },
             session: session.ordinal,
             epoch: session.epoch,
-            part,
             start_time: Timestamp::now(),
-            format: RecordingFormat::Mp4,
             file_name: format!("{broadcast}-{}-{part}.mp4", session.ordinal),
             storage: storage.to_owned(),
-            retention_seconds: None,
-            node: self.name().to_owned(),
+            ..recording_spec(&found, part, self.name())
         };
         change(&mut spec);
         Ok(self.store().create_recording(&Recording::begun(self.namespace(), spec)).await?)

@@ -2,10 +2,12 @@
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use tallylight_crds::BroadcastState;
+use tallylight_crds::{Broadcast, BroadcastState};
+use tempfile::TempDir;
 use tests::{
     hls::player::Player,
-    http, install,
+    http,
+    install::{self, Tenant},
     media::{self, Publisher},
     relaying, repository,
     service::{Launch, Service},
@@ -19,21 +21,40 @@ async fn metric(node: &Service, name: &str) -> Result<u64> {
     Ok(line.with_context(|| format!("no metric {name}"))?.parse()?)
 }
 
+/// Two media nodes of a pool, with a Broadcast that is on air at the first.
+struct Pair {
+    publisher: Publisher,
+    two: Service,
+    one: Service,
+    _operator: Service,
+    live: Broadcast,
+    tenant: Tenant,
+    folder: TempDir,
+}
+
+impl Pair {
+    async fn on_air(name: &str) -> Result<Self> {
+        let (tenant, folder) = (install::tenant(name).await?, repository::folder(name)?);
+        let path = folder.path();
+        tenant.pool(&json!({})).await?;
+        tenant.broadcast("show", &json!({})).await?;
+        let kubeconfig = tenant.operator_kubeconfig(path).await?;
+        let operator = Launch::operator(path, &kubeconfig, &tenant.namespace).start().await?;
+        let key_file = relaying::key_file(&tenant, path).await?;
+        let one = relaying::node(&tenant, path, "media-live-1", &key_file).await?;
+        let two = relaying::node(&tenant, path, "media-live-2", &key_file).await?;
+        let publisher = Publisher::ffmpeg(path, "publisher", &one.rtmp("LiveApp", "show")?).await?;
+        let is_live = |b: &Broadcast| b.status_or_default().state == BroadcastState::Live;
+        let live = tenant.until("show", "to be live", SOON, is_live).await?;
+        Ok(Self { publisher, two, one, _operator: operator, live, tenant, folder })
+    }
+}
+
 #[tokio::test]
 async fn what_is_published_to_one_pod_is_played_from_another() -> Result<()> {
-    let (tenant, folder) = (install::tenant("relay").await?, repository::folder("relay")?);
+    let Pair { tenant, folder, _operator, one, two, publisher, live } = Pair::on_air("relay").await?;
     let folder = folder.path();
-    tenant.pool(&json!({})).await?;
-    tenant.broadcast("show", &json!({})).await?;
-    let kubeconfig = tenant.operator_kubeconfig(folder).await?;
-    let _operator = Launch::operator(folder, &kubeconfig, &tenant.namespace).start().await?;
-    let key_file = relaying::key_file(&tenant, folder).await?;
-    let one = relaying::node(&tenant, folder, "media-live-1", &key_file).await?;
-    let two = relaying::node(&tenant, folder, "media-live-2", &key_file).await?;
 
-    let publisher = Publisher::ffmpeg(folder, "publisher", &one.rtmp("LiveApp", "show")?).await?;
-    let is_live = |b: &tallylight_crds::Broadcast| b.status_or_default().state == BroadcastState::Live;
-    let live = tenant.until("show", "to be live", SOON, is_live).await?;
     let url = two.rtmp("LiveApp", "show")?;
     let (ffmpeg, gstreamer) = tokio::try_join!(
         media::play_with_ffmpeg(folder, "ffmpeg", &url),
@@ -59,18 +80,8 @@ async fn what_is_published_to_one_pod_is_played_from_another() -> Result<()> {
 
 #[tokio::test]
 async fn a_player_over_hls_may_change_pods_in_mid_stream_and_the_stream_is_muxed_once() -> Result<()> {
-    let (tenant, folder) = (install::tenant("hls").await?, repository::folder("hls")?);
+    let Pair { tenant: _tenant, folder, _operator, one, two, publisher, live: _ } = Pair::on_air("hls").await?;
     let folder = folder.path();
-    tenant.pool(&json!({})).await?;
-    tenant.broadcast("show", &json!({})).await?;
-    let kubeconfig = tenant.operator_kubeconfig(folder).await?;
-    let _operator = Launch::operator(folder, &kubeconfig, &tenant.namespace).start().await?;
-    let key_file = relaying::key_file(&tenant, folder).await?;
-    let one = relaying::node(&tenant, folder, "media-live-1", &key_file).await?;
-    let two = relaying::node(&tenant, folder, "media-live-2", &key_file).await?;
-    let publisher = Publisher::ffmpeg(folder, "publisher", &one.rtmp("LiveApp", "show")?).await?;
-    let is_live = |b: &tallylight_crds::Broadcast| b.status_or_default().state == BroadcastState::Live;
-    tenant.until("show", "to be live", SOON, is_live).await?;
 
     let (at_one, at_two) = (one.address("publicHttp")?, two.address("publicHttp")?);
     let url = format!("http://{at_two}/LiveApp/streams/show.m3u8");

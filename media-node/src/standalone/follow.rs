@@ -257,10 +257,10 @@ async fn dispose(store: SqliteStore, next: Disposal, broadcast: Arc<Broadcast>, 
 mod tests {
     use std::time::Duration;
 
+    use ledger::conformance::recording_spec;
     use prometheus_client::registry::Registry;
     use tallylight_crds::{
-        Admission, BroadcastRef, BroadcastSpec, EPHEMERAL_LABEL, HOOKS_FINALIZER, MediaPool, MediaPoolSpec, Protocol,
-        RecordingFormat, RecordingSpec,
+        Admission, BroadcastSpec, EPHEMERAL_LABEL, HOOKS_FINALIZER, MediaPool, MediaPoolSpec, Protocol, RecordingSpec,
     };
     use tempfile::TempDir;
     use tokio::{sync::mpsc, time::timeout};
@@ -341,17 +341,9 @@ mod tests {
             let broadcast = session.broadcast();
             let spec = RecordingSpec {
                 pool: "default".into(),
-                stream_id: "studio".into(),
-                broadcast: BroadcastRef { name: "studio".into(), uid: broadcast.metadata.uid.clone().unwrap() },
-                session: 1,
-                epoch: 1,
-                part: 1,
                 start_time: Timestamp::now(),
-                format: RecordingFormat::Mp4,
-                file_name: "studio.mp4".into(),
-                storage: "local".into(),
                 retention_seconds: Some(60),
-                node: "node".into(),
+                ..recording_spec(broadcast, 1, "node")
             };
             self.store.create_recording(&Recording::begun(NAMESPACE, spec)).await.unwrap()
         }

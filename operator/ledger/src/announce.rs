@@ -165,33 +165,8 @@ fn vod(recording: &Recording) -> Vod {
 
 #[cfg(test)]
 mod tests {
-    use tallylight_crds::{BroadcastRef, RecordingFormat, RecordingSpec, RecordingStatus};
-
     use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn recording(state: RecordingState) -> Recording {
-        let spec = RecordingSpec {
-            pool: "live".into(),
-            stream_id: "studio".into(),
-            broadcast: BroadcastRef { name: "studio".into(), uid: "u".into() },
-            session: 1,
-            epoch: 1,
-            part: 1,
-            start_time: at(1000),
-            format: RecordingFormat::Mp4,
-            file_name: "studio-1.mp4".into(),
-            storage: "local".into(),
-            retention_seconds: Some(60),
-            node: "media-0".into(),
-        };
-        let mut recording = Recording::begun("default", spec);
-        recording.status = Some(RecordingStatus { state, end_time: Some(at(2000)), ..RecordingStatus::default() });
-        recording
-    }
+    use crate::conformance::{at, recording};
 
     #[test]
     fn one_that_is_ready_is_told_of_and_one_that_failed_to_those_who_ask() {

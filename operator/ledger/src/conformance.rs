@@ -14,6 +14,8 @@ use crate::{Claim, Committed, Error, Input, Key, Owner, Recordings, Rejection, S
 
 mod recordings;
 
+pub use recordings::{recording, recording_spec};
+
 /// Runs every case in a namespace, each on Broadcasts of its own.
 ///
 /// # Panics
@@ -44,7 +46,12 @@ struct Suite<'a, S> {
     namespace: &'a str,
 }
 
-fn at(second: i64) -> Timestamp {
+/// A second of the time in which the cases play.
+///
+/// # Panics
+/// When that is in no century to speak of.
+#[must_use]
+pub fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).expect("a second of this century")
 }
 

@@ -77,34 +77,15 @@ fn heir(recording: &Recording, open: &[String]) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use tallylight_crds::{
-        BroadcastRef, RecordingFormat, RecordingHook, RecordingSpec, RecordingState, RecordingStatus,
-    };
+mod tests {
+    use ledger::conformance::{self, at};
+    use tallylight_crds::{RecordingHook, RecordingState};
 
     use super::*;
 
-    pub(in crate::recording) fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    pub(in crate::recording) fn recording(storage: &str, state: RecordingState) -> Recording {
-        let spec = RecordingSpec {
-            pool: "live".into(),
-            stream_id: "studio".into(),
-            broadcast: BroadcastRef { name: "studio".into(), uid: "u".into() },
-            session: 1,
-            epoch: 1,
-            part: 1,
-            start_time: at(1000),
-            format: RecordingFormat::Mp4,
-            file_name: "studio.mp4".into(),
-            storage: storage.into(),
-            retention_seconds: Some(60),
-            node: "media-0".into(),
-        };
-        let mut recording = Recording::begun("default", spec);
-        recording.status = Some(RecordingStatus { state, end_time: Some(at(2000)), ..RecordingStatus::default() });
+    fn recording(storage: &str, state: RecordingState) -> Recording {
+        let mut recording = conformance::recording(state);
+        recording.spec.storage = storage.into();
         recording
     }
 

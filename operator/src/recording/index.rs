@@ -94,10 +94,10 @@ fn known(reason: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use ledger::conformance::{at, recording};
     use tallylight_crds::{BroadcastSpec, Condition, RecordingHook};
 
     use super::*;
-    use crate::recording::decide::tests::{at, recording};
 
     fn broadcast(session: i64) -> Broadcast {
         let mut broadcast = Broadcast::new("studio", BroadcastSpec::default());
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_broadcast_hears_of_trouble_with_its_latest_session_and_of_its_end() {
         let index = Index::default();
-        let mut recording = recording("archive", RecordingState::Recording);
+        let mut recording = recording(RecordingState::Recording);
         assert!(!index.see(&recording), "one that begins costs no write");
         assert_eq!(index.recorded(&broadcast(1)), Some(Recorded::Well));
         recording.status.as_mut().unwrap().conditions = vec![Condition {

@@ -3,14 +3,19 @@
 use json_patch::Patch;
 use serde_json::json;
 use tallylight_crds::{
-    Action, Broadcast, BroadcastRef, RECORD_ANNOTATION, RECORDING_FINALIZER, Recording, RecordingFormat, RecordingSpec,
-    RecordingState,
+    Action, Broadcast, BroadcastRef, BroadcastSpec, RECORD_ANNOTATION, RECORDING_FINALIZER, Recording, RecordingFormat,
+    RecordingSpec, RecordingState, RecordingStatus,
 };
 
 use super::{Suite, at, claim, end_of, uid};
 use crate::{Announced, Error, Key, Recordings, Rejection, Store, announce, note};
 
-fn spec(broadcast: &Broadcast, part: i64, node: &str) -> RecordingSpec {
+/// What `node` says of a part of the first session of a Broadcast.
+///
+/// # Panics
+/// When the Broadcast has no name or no UID.
+#[must_use]
+pub fn recording_spec(broadcast: &Broadcast, part: i64, node: &str) -> RecordingSpec {
     let name = broadcast.metadata.name.clone().expect("a stored Broadcast has a name");
     RecordingSpec {
         pool: "live".into(),
@@ -26,6 +31,18 @@ fn spec(broadcast: &Broadcast, part: i64, node: &str) -> RecordingSpec {
         retention_seconds: None,
         node: node.into(),
     }
+}
+
+/// A recording of a Broadcast `studio` with the UID `u`: from second 1000 to second 2000, in a state, to be kept for a minute more.
+#[must_use]
+pub fn recording(state: RecordingState) -> Recording {
+    let mut studio = Broadcast::new("studio", BroadcastSpec::default());
+    studio.metadata.uid = Some("u".into());
+    let spec = recording_spec(&studio, 1, "media-0");
+    let spec = RecordingSpec { start_time: at(1000), retention_seconds: Some(60), ..spec };
+    let mut recording = Recording::begun("default", spec);
+    recording.status = Some(RecordingStatus { state, end_time: Some(at(2000)), ..RecordingStatus::default() });
+    recording
 }
 
 fn ready() -> Patch {
@@ -60,7 +77,7 @@ impl<S: Store + Recordings> Suite<'_, S> {
     }
 
     async fn record(&self, broadcast: &Broadcast, part: i64, node: &str) -> Recording {
-        let begun = Recording::begun(self.namespace, spec(broadcast, part, node));
+        let begun = Recording::begun(self.namespace, recording_spec(broadcast, part, node));
         self.store.create_recording(&begun).await.expect("a new name is free")
     }
 

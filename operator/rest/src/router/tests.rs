@@ -1,9 +1,12 @@
 use axum::{body::to_bytes, http::Method};
-use ledger::{Claim, Input, Owner, SqliteStore, commit};
+use ledger::{
+    Claim, Input, Owner, SqliteStore, commit,
+    conformance::{at, recording_spec},
+};
 use serde_json::{Value, json};
 use tallylight_crds::{
-    BroadcastRef, HOOKS_FINALIZER, MediaPool, MediaPoolSpec, Protocol, Reason, Recording, RecordingFormat,
-    RecordingMode, RecordingPolicy, RecordingSpec,
+    HOOKS_FINALIZER, MediaPool, MediaPoolSpec, Protocol, Reason, Recording, RecordingMode, RecordingPolicy,
+    RecordingSpec,
 };
 use tower::ServiceExt;
 
@@ -278,17 +281,9 @@ async fn recorded(server: &Server, part: i64, pool: &str) -> Recording {
     let broadcast = server.read("studio").await;
     let spec = RecordingSpec {
         pool: pool.into(),
-        stream_id: "studio".into(),
-        broadcast: BroadcastRef { name: "studio".into(), uid: broadcast.metadata.uid.clone().unwrap() },
-        session: 1,
-        epoch: 1,
-        part,
-        start_time: Timestamp::from_second(1_800_000_000 + part).unwrap(),
-        format: RecordingFormat::Mp4,
+        start_time: at(part),
         file_name: format!("studio-20270115-080000-{part}.mp4"),
-        storage: "local".into(),
-        retention_seconds: None,
-        node: "standalone".into(),
+        ..recording_spec(&broadcast, part, "standalone")
     };
     let begun = server.store.create_recording(&Recording::begun("default", spec)).await.unwrap();
     let ready = json!([
