@@ -263,3 +263,65 @@ ConfigMap. A pool that a release of 0.1 made itself stays Helm's: it must not be
 {{- end -}}
 {{- $owner -}}
 {{- end }}
+
+{{/*
+The pool's storages for a Deployment, as the operator has them for the nodes that it makes: each is a URL, and its claim or its
+credentials are mounted.
+*/}}
+{{- define "tallylight.storages.env" -}}
+{{- $urls := list -}}
+{{- range .Values.mediaPool.storages -}}
+{{- $url := "" -}}
+{{- if .s3 -}}
+{{- $options := list -}}
+{{- with .s3.endpoint }}{{ $options = append $options (printf "endpoint=%s" (urlquery .)) }}{{ end -}}
+{{- with .s3.region }}{{ $options = append $options (printf "region=%s" (urlquery .)) }}{{ end -}}
+{{- with .s3.pathStyle }}{{ $options = append $options (printf "path-style=%t" (eq . "Enabled")) }}{{ end -}}
+{{- with .s3.serverSideEncryption }}{{ if ne . "None" }}{{ $options = append $options (printf "sse=%s" (urlquery .)) }}{{ end }}{{ end -}}
+{{- with .s3.kmsKeyID }}{{ $options = append $options (printf "kms-key-id=%s" (urlquery .)) }}{{ end -}}
+{{- with .s3.acl }}{{ $options = append $options (printf "acl=%s" (urlquery .)) }}{{ end -}}
+{{- with .s3.maxMegabitsPerSecond }}{{ $options = append $options (printf "max-mbps=%d" (int .)) }}{{ end -}}
+{{- if .s3.secretRef }}{{ $options = append $options (printf "credentials-dir=%s" (urlquery (printf "/etc/tallylight/storage/%s" .name))) }}{{ end -}}
+{{- $url = printf "s3://%s" .s3.bucket -}}
+{{- with .s3.prefix }}{{ $url = printf "%s/%s" $url . }}{{ end -}}
+{{- with $options }}{{ $url = printf "%s?%s" $url (join "&" .) }}{{ end -}}
+{{- else -}}
+{{- if not .volume.claimName -}}
+{{- fail (printf "the storage %s is a path of the nodes, and nothing is mounted there in those of a Deployment: give it a claimName, or let the operator make the nodes (mediaNode.managedBy=Operator)" .name) -}}
+{{- end -}}
+{{- $url = printf "file:///var/lib/tallylight-storage/%s" .name -}}
+{{- with .volume.path }}{{ $url = printf "%s/%s" $url . }}{{ end -}}
+{{- end -}}
+{{- $urls = append $urls (printf "%s=%s" .name $url) -}}
+{{- end -}}
+- name: TALLYLIGHT_STORAGES
+  value: {{ join "," $urls | quote }}
+{{- end }}
+
+{{- define "tallylight.storages.volumes" -}}
+{{- range .Values.mediaPool.storages }}
+{{- if dig "s3" "secretRef" false . }}
+- name: storage-{{ .name }}
+  secret:
+    secretName: {{ .s3.secretRef.name }}
+    defaultMode: 288 # 0440, in the form that every YAML reader reads alike
+{{- else if .volume }}
+- name: storage-{{ .name }}
+  persistentVolumeClaim:
+    claimName: {{ .volume.claimName }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "tallylight.storages.mounts" -}}
+{{- range .Values.mediaPool.storages }}
+{{- if dig "s3" "secretRef" false . }}
+- name: storage-{{ .name }}
+  mountPath: /etc/tallylight/storage/{{ .name }}
+  readOnly: true
+{{- else if .volume }}
+- name: storage-{{ .name }}
+  mountPath: /var/lib/tallylight-storage/{{ .name }}
+{{- end }}
+{{- end }}
+{{- end }}
