@@ -28,8 +28,8 @@ pub use media_pool::{
 pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, is_host, object_name};
 pub use recording::{
     BroadcastRef, FileName, LOCAL_STORAGE, RecordedTrack, RecordedTrackKind, Recording, RecordingFormat, RecordingHook,
-    RecordingMode, RecordingPolicy, RecordingSettings, RecordingSpec, RecordingState, RecordingStatus, StorageRef,
-    recording_name,
+    RecordingMode, RecordingPolicy, RecordingSettings, RecordingSpec, RecordingState, RecordingStatus,
+    RecordingTrouble, StorageRef, recording_name,
 };
 pub use reference::reference;
 

@@ -277,6 +277,60 @@ impl RecordingState {
     }
 }
 
+/// What stands between a recording and its file, as the reason of the condition `Ready` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RecordingTrouble {
+    /// There is no room left.
+    DiskFull,
+    /// The folder cannot be written, or the bucket's service does not answer.
+    StorageUnavailable,
+    /// The node has no storage of that name.
+    StorageMissing,
+    /// The bucket's service refuses the credentials.
+    CredentialsRefused,
+    BucketMissing,
+    /// The credentials may not do it.
+    AccessDenied,
+    /// The file holds nothing that can be played.
+    Damaged,
+    /// The node is gone, and the file was on its disk.
+    NodeLost,
+}
+
+impl RecordingTrouble {
+    const ALL: [Self; 8] = [
+        Self::DiskFull,
+        Self::StorageUnavailable,
+        Self::StorageMissing,
+        Self::CredentialsRefused,
+        Self::BucketMissing,
+        Self::AccessDenied,
+        Self::Damaged,
+        Self::NodeLost,
+    ];
+
+    /// The spelling of the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DiskFull => "DiskFull",
+            Self::StorageUnavailable => "StorageUnavailable",
+            Self::StorageMissing => "StorageMissing",
+            Self::CredentialsRefused => "CredentialsRefused",
+            Self::BucketMissing => "BucketMissing",
+            Self::AccessDenied => "AccessDenied",
+            Self::Damaged => "Damaged",
+            Self::NodeLost => "NodeLost",
+        }
+    }
+
+    /// The trouble of a reason; `None` of one that says no trouble, or that this version does not know.
+    #[must_use]
+    pub fn of(reason: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|trouble| trouble.as_str() == reason)
+    }
+}
+
 impl RecordingFormat {
     /// How the name of a file of this format ends, without the dot.
     #[must_use]

@@ -39,6 +39,18 @@ pub enum RefusalReason {
     NoMedia,
 }
 
+/// Why a player over HLS did not get what it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum HlsRefusal {
+    NotLive,
+    NoSuchFile,
+    TooFar,
+    BadQuery,
+    Late,
+    Unreachable,
+    Busy,
+}
+
 /// What a connection is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum ConnectionState {
@@ -98,6 +110,11 @@ pub struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HlsLabel {
+    reason: HlsRefusal,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct EndLabel {
     reason: EndReason,
 }
@@ -123,7 +140,7 @@ pub struct OutcomeLabel {
     outcome: Outcome,
 }
 
-type Gauge64 = Gauge<i64, AtomicI64>;
+pub(crate) type Gauge64 = Gauge<i64, AtomicI64>;
 
 /// All metrics of a node. Clones share them.
 #[derive(Clone, Debug)]
@@ -138,6 +155,7 @@ pub struct Metrics {
     connections: Family<StateLabel, Gauge64>,
     connections_accepted: Family<ProtocolLabel, Counter>,
     refusals: Family<ReasonLabel, Counter>,
+    hls_refusals: Family<HlsLabel, Counter>,
     bytes: Family<BytesLabel, Counter<u64, AtomicU64>>,
     packets_skipped: Counter,
     claim_duration: Histogram,
@@ -164,6 +182,7 @@ impl Metrics {
             connections: Family::default(),
             connections_accepted: Family::default(),
             refusals: Family::default(),
+            hls_refusals: Family::default(),
             bytes: Family::default(),
             packets_skipped: Counter::default(),
             claim_duration,
@@ -195,6 +214,7 @@ impl Metrics {
         r.register("connections", "Connections by what they are at", self.connections.clone());
         r.register("connections_accepted", "Connections that were accepted", self.connections_accepted.clone());
         r.register("refusals", "Publishers, players and connections that were refused or cut", self.refusals.clone());
+        r.register("hls_refusals", "Requests of players over HLS that were refused", self.hls_refusals.clone());
         r.register_with_unit("media", "Bytes from publishers and to viewers", Unit::Bytes, self.bytes.clone());
         r.register("packets_skipped", "Packets that viewers lost because they lagged", self.packets_skipped.clone());
         r.register_with_unit(
@@ -213,6 +233,10 @@ impl Metrics {
         self.refusals.get_or_create(&ReasonLabel { reason }).inc();
     }
 
+    pub(crate) fn hls_refused(&self, reason: HlsRefusal) {
+        self.hls_refusals.get_or_create(&HlsLabel { reason }).inc();
+    }
+
     pub fn accepted(&self, protocol: Protocol) {
         self.connections_accepted.get_or_create(&ProtocolLabel { protocol }).inc();
     }
@@ -228,18 +252,13 @@ impl Metrics {
             }
             ConnectionState::Playing => gauges.push(self.viewers.get_or_create(&ProtocolLabel { protocol }).clone()),
         }
-        for gauge in &gauges {
-            gauge.inc();
-        }
-        Counted(gauges)
+        Counted::new(gauges)
     }
 
     /// Counts a viewer that has no connection of its own, until the guard is dropped.
     #[must_use]
     pub fn viewer(&self, protocol: Protocol) -> Counted {
-        let gauge = self.viewers.get_or_create(&ProtocolLabel { protocol }).clone();
-        gauge.inc();
-        Counted(vec![gauge])
+        Counted::new(vec![self.viewers.get_or_create(&ProtocolLabel { protocol }).clone()])
     }
 
     /// The counter of bytes of one direction, to be kept by a connection.
@@ -313,6 +332,15 @@ impl Metrics {
 /// Counts in some gauges while it lives.
 #[derive(Debug)]
 pub struct Counted(Vec<Gauge64>);
+
+impl Counted {
+    pub(crate) fn new(gauges: Vec<Gauge64>) -> Self {
+        for gauge in &gauges {
+            gauge.inc();
+        }
+        Self(gauges)
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {

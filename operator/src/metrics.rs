@@ -17,6 +17,8 @@ pub(crate) struct Metrics {
     /// Of sessions whose node was lost; nodes count their own.
     pub(crate) sessions_parked: Counter,
     pub(crate) sessions_expired: Counter,
+    /// Recordings that were on the disk of a media node that is gone.
+    pub(crate) recordings_lost: Counter,
     /// 1 while this process leads.
     pub(crate) leading: Gauge,
 }
@@ -56,6 +58,11 @@ impl Metrics {
             "sessions_expired",
             "Sessions that ended because their publisher did not come back in time",
             metrics.sessions_expired.clone(),
+        );
+        registry.register(
+            "recordings_lost",
+            "Recordings that are lost with the media node whose disk they were on",
+            metrics.recordings_lost.clone(),
         );
         registry.register("leading", "Whether this operator is the one that writes", metrics.leading.clone());
         metrics

@@ -17,7 +17,9 @@ use kube::{
 };
 use ledger::{Key, KubeStore, Recordings as _, Store as _};
 use serde_json::{Value, json};
-use tallylight_crds::{Broadcast, Condition, ConditionStatus, Recording, RecordingState, set_condition};
+use tallylight_crds::{
+    Broadcast, Condition, ConditionStatus, Recording, RecordingState, RecordingTrouble, set_condition,
+};
 use tokio::sync::mpsc;
 use webhook::{Told, tell};
 
@@ -25,6 +27,7 @@ use crate::{
     attempts::Attempts,
     broadcast::{self, now},
     controllers::Wake,
+    metrics::Metrics,
     node_watch::SharedNodes,
     paused::is_paused,
     resolve::Pools,
@@ -56,6 +59,7 @@ pub(crate) struct Context {
     /// To tell Broadcasts of what concerns them.
     wake: mpsc::Sender<Wake>,
     attempts: Attempts,
+    metrics: Metrics,
 }
 
 /// What a reconcile was trying when it failed.
@@ -113,6 +117,9 @@ async fn reconcile_valid(recording: &Recording, context: &Context) -> Result<Act
             tracing::info!(recording = %key, node = recording.spec.node, "recording.lost");
             let uid = recording.uid().unwrap_or_default();
             let failed = context.store.patch_recording(&key, &uid, &lost(recording)).await;
+            if failed.is_ok() {
+                context.metrics.recordings_lost.inc();
+            }
             done(failed.map(drop), |source| Error::Fail { source })?;
         }
         Step::Release => {
@@ -168,6 +175,7 @@ impl Context {
             index: shared.recordings.clone(),
             wake,
             attempts: Attempts::new(shared.leadership.clone(), shared.metrics.clone(), broadcast::LONGEST_WAIT),
+            metrics: shared.metrics.clone(),
         }
     }
 
@@ -217,7 +225,7 @@ fn lost(recording: &Recording) -> Patch {
         status: ConditionStatus::False,
         observed_generation: recording.metadata.generation,
         last_transition_time: now(),
-        reason: "NodeLost".into(),
+        reason: RecordingTrouble::NodeLost.as_str().into(),
         message,
     };
     set_condition(&mut conditions, ready);

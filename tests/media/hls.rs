@@ -171,6 +171,11 @@ async fn what_cannot_be_had_is_refused_with_the_reason() -> Result<()> {
     assert_eq!((absent.status().as_u16(), header(&absent, "retry-after")), (404, Some("2")));
     let application = ask(Method::GET, &url(&server, "/OtherApp/streams/show.m3u8")?, &[]).await?;
     assert_eq!(application.status(), 404);
+    let metrics = http::get(server.service.address("http")?, "/metrics").await?.body;
+    for (reason, count) in [("TooFar", 2.0), ("BadQuery", 3.0)] {
+        let name = format!("tallylight_node_hls_refusals_total{{reason=\"{reason}\"}}");
+        assert_eq!(http::metric(&metrics, &name), Some(count), "{name}");
+    }
     Ok(())
 }
 

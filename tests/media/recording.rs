@@ -231,9 +231,15 @@ async fn a_folder_that_cannot_be_written_costs_the_recording_alone_until_it_can(
     };
     wait::until("the trouble to be told", SOON, trouble).await?;
     media::play_with_ffmpeg(server.folder.path(), "player", &server.rtmp("show")).await?;
+    let in_trouble = async || -> Result<Option<f64>> {
+        let metrics = http::get(server.service.address("http")?, "/metrics").await?.body;
+        Ok(http::metric(&metrics, "tallylight_node_recordings_in_trouble{reason=\"StorageUnavailable\"}"))
+    };
+    assert_eq!(in_trouble().await?, Some(1.0));
 
     fs::remove_file(storage(&server))?;
     grown(&storage(&server), 60_000).await?;
+    assert_eq!(in_trouble().await?, Some(0.0), "it records again");
     publisher.stop().await?;
 
     let hooks = ready(&server, 1).await?;

@@ -27,7 +27,7 @@ use crate::{
     admission::Apps,
     cli::Hls as Mode,
     hub::Name,
-    metrics::{Direction, Protocol},
+    metrics::{Direction, Metrics, Protocol},
     packager::{Packaged, Packagers},
     server::Node,
 };
@@ -59,6 +59,7 @@ pub(crate) fn routes<S: Store>(node: &Node<S>, mode: Mode, tasks: &TaskTracker) 
         packagers: node.packagers.clone(),
         audience: Audience::new(node.metrics.clone()),
         sent: node.metrics.bytes(Protocol::Hls, Direction::Out),
+        metrics: node.metrics.clone(),
         elsewhere: node.relays.clone().map(Elsewhere::new),
         shutdown: node.shutdown.clone(),
     });
@@ -96,10 +97,13 @@ async fn named<S: Store>(
     Path((app, file)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let id = file.strip_suffix(".m3u8").ok_or(Refusal::NoSuchFile)?;
-    let name = hls.name(app, id)?;
-    let uri = format!("../hls/{}/{MEDIA_PLAYLIST}", name.id);
-    hls.answer(&name, &Asked::Multivariant(uri), &headers).await
+    let answer = async {
+        let id = file.strip_suffix(".m3u8").ok_or(Refusal::NoSuchFile)?;
+        let name = hls.name(app, id)?;
+        let uri = format!("../hls/{}/{MEDIA_PLAYLIST}", name.id);
+        hls.answer(&name, &Asked::Multivariant(uri), &headers).await
+    };
+    answer.await.inspect_err(|refusal| hls.metrics.hls_refused(refusal.label()))
 }
 
 async fn file<S: Store>(
@@ -109,13 +113,16 @@ async fn file<S: Store>(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let name = hls.name(app, &id)?;
-    let asked = Asked::parse(&file, query.as_deref().unwrap_or_default())?;
-    let answer = hls.answer(&name, &asked, &headers).await?;
-    if matches!(asked, Asked::Media(_)) {
-        hls.audience.note(&name, peer.ip().to_canonical(), &headers);
-    }
-    Ok(answer)
+    let answer = async {
+        let name = hls.name(app, &id)?;
+        let asked = Asked::parse(&file, query.as_deref().unwrap_or_default())?;
+        let answer = hls.answer(&name, &asked, &headers).await?;
+        if matches!(asked, Asked::Media(_)) {
+            hls.audience.note(&name, peer.ip().to_canonical(), &headers);
+        }
+        Ok(answer)
+    };
+    answer.await.inspect_err(|refusal: &Refusal| hls.metrics.hls_refused(refusal.label()))
 }
 
 struct Hls<S> {
@@ -123,6 +130,7 @@ struct Hls<S> {
     packagers: Packagers,
     audience: Audience,
     sent: Counter<u64, AtomicU64>,
+    metrics: Metrics,
     /// None in tests of a node without relays.
     elsewhere: Option<Elsewhere<S>>,
     shutdown: CancellationToken,

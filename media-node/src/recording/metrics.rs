@@ -1,7 +1,7 @@
 //! What is counted of recordings. No label names one.
 
 use std::{
-    sync::atomic::{AtomicI64, AtomicU64},
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -10,13 +10,14 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
-        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::{Registry, Unit},
 };
+use tallylight_crds::RecordingState;
 
 use super::trouble::Reason;
+use crate::metrics::{Counted, Gauge64};
 
 /// What became of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -32,13 +33,21 @@ struct OutcomeLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
-    reason: Reason,
+    reason: &'static str,
+}
+
+impl From<Reason> for ReasonLabel {
+    fn from(reason: Reason) -> Self {
+        Self { reason: reason.as_str() }
+    }
 }
 
 /// All metrics of a recorder. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    open: Gauge<i64, AtomicI64>,
+    open: Gauge64,
+    uploading: Gauge64,
+    in_trouble: Family<ReasonLabel, Gauge64>,
     ended: Family<OutcomeLabel, Counter>,
     troubles: Family<ReasonLabel, Counter>,
     written: Counter<u64, AtomicU64>,
@@ -53,7 +62,9 @@ impl Metrics {
         // 0.5 ms to 16 s: a solid-state disk to one that is ill
         let seconds = || Histogram::new(exponential_buckets(0.000_5, 2.0, 16));
         let metrics = Self {
-            open: Gauge::default(),
+            open: Gauge64::default(),
+            uploading: Gauge64::default(),
+            in_trouble: Family::default(),
             ended: Family::default(),
             troubles: Family::default(),
             written: Counter::default(),
@@ -61,8 +72,21 @@ impl Metrics {
             sync: seconds(),
             finish: seconds(),
         };
+        for outcome in [Outcome::Ready, Outcome::Failed] {
+            drop(metrics.ended.get_or_create(&OutcomeLabel { outcome })); // from 0: the first failure is an increase, too
+        }
         let r = registry.sub_registry_with_prefix("node");
         r.register("recordings_open", "Recordings that grow or are being finished", metrics.open.clone());
+        r.register(
+            "recordings_uploading",
+            "Recordings that are whole and not yet in their bucket",
+            metrics.uploading.clone(),
+        );
+        r.register(
+            "recordings_in_trouble",
+            "Recordings that wait until their storage does as asked, by reason",
+            metrics.in_trouble.clone(),
+        );
         r.register("recordings_ended", "Recordings that are Ready or Failed", metrics.ended.clone());
         r.register(
             "recording_troubles",
@@ -100,7 +124,7 @@ impl Metrics {
     }
 
     pub(super) fn trouble(&self, reason: Reason) {
-        self.troubles.get_or_create(&ReasonLabel { reason }).inc();
+        self.troubles.get_or_create(&reason.into()).inc();
     }
 
     pub(super) fn wrote(&self, bytes: u64) {
@@ -117,5 +141,26 @@ impl Metrics {
 
     pub(super) fn finished(&self, time: Duration) {
         self.finish.observe(time.as_secs_f64());
+    }
+}
+
+/// What a recording counts as in gauges, while this process works on it.
+#[derive(Debug)]
+pub(super) struct Standing {
+    metrics: Metrics,
+    counted: Mutex<Counted>,
+}
+
+impl Standing {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self { metrics, counted: Mutex::new(Counted::new(Vec::new())) }
+    }
+
+    /// It is in this state now, and this is wrong.
+    pub(super) fn is(&self, state: RecordingState, trouble: Option<Reason>) {
+        let uploading = (state == RecordingState::Uploading).then(|| self.metrics.uploading.clone());
+        let in_trouble = trouble.map(|reason| self.metrics.in_trouble.get_or_create(&reason.into()).clone());
+        let next = Counted::new(uploading.into_iter().chain(in_trouble).collect());
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = next;
     }
 }

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{
     Recorder,
-    metrics::Outcome,
+    metrics::{Outcome, Standing},
     objects::Told,
     trouble::{self, Reason, Trouble},
 };
@@ -20,6 +20,7 @@ pub(super) struct Part {
     pub(super) discard: CancellationToken,
     status: watch::Sender<RecordingStatus>,
     telling: JoinHandle<Told>,
+    standing: Standing,
 }
 
 impl Part {
@@ -29,7 +30,8 @@ impl Part {
         let (objects, told) = (recorder.0.objects.clone(), recording.clone());
         let wanted = status.subscribe();
         let telling = recorder.0.tasks.spawn(async move { objects.tell(told, wanted).await });
-        Self { recording, discard, status, telling }
+        let standing = Standing::new(recorder.0.metrics.clone());
+        Self { recording, discard, status, telling, standing }
     }
 
     /// Says in the object what is wrong; `state` is what it is at.
@@ -41,6 +43,7 @@ impl Part {
             return;
         }
         recorder.0.metrics.trouble(trouble.reason);
+        self.standing.is(state, Some(trouble.reason));
         warn!(recording = self.name(), file = self.recording.spec.file_name, %trouble, "a recording is in trouble");
         self.status.send_replace(next);
     }
@@ -51,6 +54,7 @@ impl Part {
             let was_ill = !status.conditions.is_empty();
             if was_ill {
                 trouble::not_ready(status, "Recording", "the file grows");
+                self.standing.is(RecordingState::Recording, None);
             }
             was_ill
         });
@@ -62,6 +66,7 @@ impl Part {
             status.state = RecordingState::Finalizing;
             trouble::not_ready(status, "Finalizing", "the file is being made whole");
         });
+        self.standing.is(RecordingState::Finalizing, None);
     }
 
     /// Says in the object that the file is whole, and on its way to its bucket.
@@ -70,6 +75,7 @@ impl Part {
             status.state = RecordingState::Uploading;
             trouble::not_ready(status, "Uploading", "the file is being uploaded");
         });
+        self.standing.is(RecordingState::Uploading, None);
     }
 
     /// The file can be fetched. Returns when the store knows, or never will.
@@ -98,6 +104,7 @@ impl Part {
     }
 
     async fn end(self, status: RecordingStatus) -> Told {
+        self.standing.is(status.state, None);
         self.status.send_replace(status);
         self.telling.await.unwrap_or(Told::GivenUp)
     }

@@ -3,42 +3,10 @@
 use std::io::{self, ErrorKind};
 
 use jiff::Timestamp;
-use prometheus_client::encoding::EncodeLabelValue;
+pub(super) use tallylight_crds::RecordingTrouble as Reason;
 use tallylight_crds::{Condition, ConditionStatus, RecordingStatus, set_condition};
 
 use crate::storage;
-
-/// Why a recording is not where it should be, as `Ready`'s reason says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub(super) enum Reason {
-    /// There is no room left.
-    DiskFull,
-    /// The folder cannot be written: it is not there, read-only, or not this user's.
-    StorageUnavailable,
-    /// The node has no storage of that name.
-    StorageMissing,
-    /// The bucket's service refuses the credentials.
-    CredentialsRefused,
-    BucketMissing,
-    /// The credentials may not do it.
-    AccessDenied,
-    /// The file holds nothing that can be played.
-    Damaged,
-}
-
-impl Reason {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::DiskFull => "DiskFull",
-            Self::StorageUnavailable => "StorageUnavailable",
-            Self::StorageMissing => "StorageMissing",
-            Self::CredentialsRefused => "CredentialsRefused",
-            Self::BucketMissing => "BucketMissing",
-            Self::AccessDenied => "AccessDenied",
-            Self::Damaged => "Damaged",
-        }
-    }
-}
 
 /// What is wrong, and what a person can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

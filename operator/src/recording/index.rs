@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tallylight_crds::{Broadcast, ConditionStatus, Recording, RecordingState};
+use tallylight_crds::{Broadcast, ConditionStatus, Recording, RecordingState, RecordingTrouble};
 
 use crate::broadcast::observe::Recorded;
 
@@ -74,22 +74,12 @@ fn trouble(recording: &Recording) -> Option<Recorded> {
         return None;
     }
     let name = recording.metadata.name.as_deref().unwrap_or_default();
+    let known = RecordingTrouble::of(reason); // whatever a node of another version says
     let message = says.map_or("it has failed", |ready| ready.message.as_str());
-    Some(Recorded::Trouble { reason: known(reason), message: format!("recording {name}: {message}") })
-}
-
-/// Reasons are a fixed list, whatever a node of another version says.
-fn known(reason: &str) -> &'static str {
-    const KNOWN: [&str; 7] = [
-        "DiskFull",
-        "StorageUnavailable",
-        "StorageMissing",
-        "CredentialsRefused",
-        "BucketMissing",
-        "Damaged",
-        "NodeLost",
-    ];
-    KNOWN.into_iter().find(|known| *known == reason).unwrap_or("RecordingFailed")
+    Some(Recorded::Trouble {
+        reason: known.map_or("RecordingFailed", RecordingTrouble::as_str),
+        message: format!("recording {name}: {message}"),
+    })
 }
 
 #[cfg(test)]
@@ -125,6 +115,12 @@ mod tests {
         let Some(Recorded::Trouble { reason, message }) = index.recorded(&broadcast(1)) else { panic!("trouble") };
         assert_eq!((reason, message.ends_with("no space left")), ("DiskFull", true));
         assert_eq!(index.recorded(&broadcast(2)), None, "that was another session");
+        for (said, told) in [("AccessDenied", "AccessDenied"), ("NewReason", "RecordingFailed")] {
+            recording.status.as_mut().unwrap().conditions[0].reason = said.into();
+            assert!(index.see(&recording));
+            let Some(Recorded::Trouble { reason, .. }) = index.recorded(&broadcast(1)) else { panic!("trouble") };
+            assert_eq!(reason, told);
+        }
 
         let status = recording.status.as_mut().unwrap();
         (status.state, status.hook) = (RecordingState::Ready, Some(RecordingHook { sequence: 3 }));

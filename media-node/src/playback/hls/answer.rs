@@ -25,7 +25,7 @@ use hyper::body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 
 use super::query;
-use crate::packager::Text;
+use crate::{metrics::HlsRefusal, packager::Text};
 
 const PLAYLIST: HeaderValue = HeaderValue::from_static("application/vnd.apple.mpegurl");
 const MEDIA: HeaderValue = HeaderValue::from_static("video/mp4");
@@ -79,6 +79,21 @@ pub(crate) enum Refusal {
     Unreachable,
     /// Too much is under way.
     Busy,
+}
+
+impl Refusal {
+    /// As it is counted.
+    pub(crate) fn label(self) -> HlsRefusal {
+        match self {
+            Self::NotLive => HlsRefusal::NotLive,
+            Self::NoSuchFile => HlsRefusal::NoSuchFile,
+            Self::TooFar => HlsRefusal::TooFar,
+            Self::Query(_) => HlsRefusal::BadQuery,
+            Self::Late => HlsRefusal::Late,
+            Self::Unreachable => HlsRefusal::Unreachable,
+            Self::Busy => HlsRefusal::Busy,
+        }
+    }
 }
 
 impl IntoResponse for Refusal {
