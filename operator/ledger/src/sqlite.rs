@@ -88,7 +88,8 @@ impl SqliteStore {
         self.read(|table| table.list()).await
     }
 
-    /// Makes a Broadcast, or gives an existing one a new spec and new labels, as `kubectl apply` does.
+    /// Makes a Broadcast, or gives an existing one a new spec, new labels and new annotations, as `kubectl apply` does: annotations
+    /// that others wrote stay.
     ///
     /// # Errors
     /// [`Error::Invalid`] when an immutable field would change.
@@ -340,7 +341,7 @@ fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 mod tests {
     use std::time::Duration;
 
-    use tallylight_crds::BroadcastSpec;
+    use tallylight_crds::{BroadcastSpec, RECORD_ANNOTATION};
 
     use super::*;
     use crate::{Claim, Input, Owner, commit};
@@ -408,6 +409,22 @@ mod tests {
         let changed = store.apply(&named).await.unwrap();
         assert_eq!(changed.metadata.uid, made.metadata.uid);
         assert_eq!(changed.metadata.generation, Some(2));
+        let annotated = |all: &[(&str, &str)]| {
+            let mut annotated = named.clone();
+            annotated.metadata.annotations = Some(all.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect());
+            annotated
+        };
+        let asked = store.apply(&annotated(&[(RECORD_ANNOTATION, "true"), ("example.com/a", "1")])).await.unwrap();
+        assert!(asked.is_asked_to_record());
+        assert_eq!(asked.metadata.generation, Some(2), "the spec is the same");
+        store.annotate(&asked, "example.com/theirs", Some("x")).await.unwrap();
+        let less = store.apply(&annotated(&[("example.com/a", "2")])).await.unwrap();
+        assert!(!less.is_asked_to_record(), "the manifest says it no more");
+        let found = |name: &str| less.metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
+        assert_eq!((found("example.com/a"), found("example.com/theirs")), (Some("2"), Some("x")));
+        store.annotate(&less, RECORD_ANNOTATION, Some("true")).await.unwrap();
+        let kept = store.apply(&named).await.unwrap();
+        assert!(kept.is_asked_to_record(), "somebody else has asked");
         named.spec.pool = "other".into();
         assert!(matches!(store.apply(&named).await, Err(Error::Invalid { message }) if message.contains("spec.pool")));
         store.close().await;

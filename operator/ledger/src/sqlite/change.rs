@@ -1,6 +1,6 @@
 //! What a request does to a row: as an API server would do it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use json_patch::{Patch, PatchErrorKind};
 use tallylight_crds::{Broadcast, BroadcastSpec, Recording};
@@ -12,13 +12,21 @@ use super::{
 };
 use crate::{Error, Key};
 
+/// Annotation with the names of those that were applied, so that they go when they are applied no more.
+const APPLIED: &str = "tallylight.dev/applied-annotations";
+
 pub(super) fn put(table: &Table, broadcast: &Broadcast) -> Result<Broadcast, Error> {
     let Some(mut row) = table.get::<Broadcast>(&Key::of(broadcast))? else {
-        return table.create(broadcast.clone());
+        let mut new = broadcast.clone();
+        new.metadata.annotations = annotations(None, broadcast.metadata.annotations.as_ref());
+        return table.create(new);
     };
+    let annotations = annotations(row.metadata.annotations.as_ref(), broadcast.metadata.annotations.as_ref());
     immutable("spec.pool", &row.spec.pool, &broadcast.spec.pool)?;
     immutable("spec.streamID", &row.spec.stream_id, &broadcast.spec.stream_id)?;
-    let same: bool = row.spec == broadcast.spec && row.metadata.labels == broadcast.metadata.labels;
+    let same: bool = row.spec == broadcast.spec
+        && row.metadata.labels == broadcast.metadata.labels
+        && row.metadata.annotations == annotations;
     if same {
         return Ok(row);
     }
@@ -27,7 +35,25 @@ pub(super) fn put(table: &Table, broadcast: &Broadcast) -> Result<Broadcast, Err
     }
     row.spec = BroadcastSpec::clone(&broadcast.spec);
     row.metadata.labels.clone_from(&broadcast.metadata.labels);
+    row.metadata.annotations = annotations;
     table.update(row)
+}
+
+/// Those that are applied, and those that others wrote.
+fn annotations(
+    known: Option<&BTreeMap<String, String>>,
+    applied: Option<&BTreeMap<String, String>>,
+) -> Option<BTreeMap<String, String>> {
+    let before: Vec<&str> =
+        known.and_then(|known| known.get(APPLIED)).map_or_else(Vec::new, |all| all.split(',').collect());
+    let is_of_others = |name: &str| name != APPLIED && !before.contains(&name);
+    let mut next = known.cloned().unwrap_or_default();
+    next.retain(|name, _| is_of_others(name));
+    if let Some(applied) = applied.filter(|applied| !applied.is_empty()) {
+        next.extend(applied.clone());
+        next.insert(APPLIED.to_owned(), applied.keys().map(String::as_str).collect::<Vec<_>>().join(","));
+    }
+    Some(next).filter(|next| !next.is_empty() || known.is_some())
 }
 
 fn immutable<T: PartialEq>(field: &str, old: &T, new: &T) -> Result<(), Error> {
