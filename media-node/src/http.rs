@@ -1,8 +1,9 @@
 //! Health and metrics over HTTP, and how any routes are served: connections are bounded, and none waits for long.
 
 use std::{
+    fmt,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,6 +21,7 @@ use axum::{
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
     service::TowerToHyperService,
 };
 use prometheus_client::{encoding::text, registry::Registry};
@@ -103,6 +105,10 @@ async fn accept<F>(
         (place, listener::accept(&listener).await)
     };
     while let Some((place, (socket, peer))) = until.run_until_cancelled(next()).await {
+        if let Err(error) = socket.set_nodelay(true) {
+            debug!(%peer, %error, "the connection was gone at once");
+            continue;
+        }
         let connection = serve(socket, peer);
         connections.spawn(async move {
             connection.await;
@@ -115,16 +121,21 @@ async fn accept<F>(
 }
 
 async fn serve_connection(socket: TcpStream, peer: SocketAddr, routes: Router, until: CancellationToken) {
-    if let Err(error) = socket.set_nodelay(true) {
-        return debug!(%peer, %error, "the connection was gone at once");
-    }
     let service = TowerToHyperService::new(routes.layer(Extension(ConnectInfo(peer))));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER).max_buf_size(MAX_HEADER);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
+    let connection = pin!(http.serve_connection(TokioIo::new(socket), service));
+    until_over(connection, peer, until.cancelled()).await;
+}
+
+/// Serves until it is time to end, and then until the requests under way are answered.
+async fn until_over<C>(mut connection: Pin<&mut C>, peer: SocketAddr, end: impl Future<Output = ()>)
+where
+    C: GracefulConnection<Error: fmt::Display>,
+{
     let done = tokio::select! {
         done = connection.as_mut() => done,
-        () = until.cancelled() => {
+        () = end => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

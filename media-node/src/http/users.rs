@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{HEADER, MAX_HEADER, accept, stall::Stall};
+use super::{HEADER, MAX_HEADER, accept, stall::Stall, until_over};
 
 /// Connections at once: players of HTTP/1.1 have two or three. One that waits takes 30 KiB, all of them 1 GiB with TLS. More wait
 /// in the kernel until one ends.
@@ -48,9 +48,6 @@ async fn serve_socket(
     routes: Router,
     until: CancellationToken,
 ) {
-    if let Err(error) = socket.set_nodelay(true) {
-        return debug!(%peer, %error, "the connection was gone at once");
-    }
     let socket = Stall::new(socket);
     let Some(tls) = tls else { return serve_connection(socket, peer, routes, until).await };
     let shaken = until.run_until_cancelled(timeout(HANDSHAKE, tls.accept(socket))).await;
@@ -77,22 +74,12 @@ async fn serve_connection(
         .keep_alive_timeout(PONG)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX));
-    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
-    let done = tokio::select! {
-        done = connection.as_mut() => done,
-        () = until.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let connection = pin!(http.serve_connection(TokioIo::new(socket), service));
+    let end = async { drop(timeout(OLD, until.cancelled()).await) };
+    tokio::select! {
+        () = until_over(connection, peer, end) => {}
+        () = sleep(OLD + TOO_OLD) => {
+            debug!(%peer, "a connection did not end in time; it is cut");
         }
-        () = sleep(OLD) => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(TOO_OLD, connection).await {
-                Ok(done) => done,
-                Err(_elapsed) => return debug!(%peer, "a connection did not end in time; it is cut"),
-            }
-        }
-    };
-    if let Err(error) = done {
-        debug!(%peer, error, "an HTTP connection broke");
     }
 }

@@ -338,18 +338,21 @@ mod tests {
         assert_eq!(patch(&broadcast(), &status, unknown, Timestamp::UNIX_EPOCH), None);
     }
 
-    #[test]
-    fn a_full_ledger_takes_no_publisher() {
-        let event = tallylight_crds::Event {
+    fn event() -> tallylight_crds::Event {
+        tallylight_crds::Event {
             sequence: 1,
             session: 1,
             action: tallylight_crds::Action::LiveStreamStarted,
             time: Timestamp::UNIX_EPOCH,
             reason: None,
             vod: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_full_ledger_takes_no_publisher() {
         let mut status = BroadcastStatus::default();
-        status.hooks.pending = vec![event; tallylight_crds::MAX_PENDING - 1];
+        status.hooks.pending = vec![event(); tallylight_crds::MAX_PENDING - 1];
         assert_eq!(reason(&broadcast(), &status, READY, "Ready"), (false, "LedgerFull".into()));
         status.hooks.pending.pop();
         assert!(reason(&broadcast(), &status, READY, "Ready").0);
@@ -404,14 +407,7 @@ mod tests {
     fn a_failing_lane_shows_in_hooks_delivered() {
         let mut status = BroadcastStatus::default();
         status.hooks.last_sequence = 1;
-        status.hooks.pending.push(tallylight_crds::Event {
-            sequence: 1,
-            session: 1,
-            action: tallylight_crds::Action::LiveStreamStarted,
-            time: Timestamp::UNIX_EPOCH,
-            reason: None,
-            vod: None,
-        });
+        status.hooks.pending.push(event());
         let lane = |state| {
             Some(Lane {
                 state,
