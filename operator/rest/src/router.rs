@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use jiff::Timestamp;
 use ledger::{Error, Key, Recordings, Store};
@@ -70,6 +70,9 @@ pub fn router<S: Store + Recordings>(config: Config<S>) -> Router {
         .route("/{app}/rest/v2/broadcasts/{id}/recording/{wanted}", put(vod::record))
         .route("/{app}/rest/v2/vods/list/{offset}/{size}", get(vod::list))
         .route("/{app}/rest/v2/vods/count", get(vod::count))
+        .route("/{app}/rest/v2/vods/count/{search}", get(vod::count_of))
+        .route("/{app}/rest/v2/vods", delete(vod::delete_many))
+        .route("/{app}/rest/v2/vods/", delete(vod::delete_many))
         .route("/{app}/rest/v2/vods/{id}", get(vod::show).delete(vod::delete))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
@@ -96,7 +99,7 @@ async fn no_route() -> Response {
     fail(
         StatusCode::NOT_FOUND,
         "no such resource; below /{app}/rest/v2 this API has POST broadcasts/create, GET broadcasts/{id}, \
-         PUT broadcasts/{id}/recording/{true|false}, GET vods/list/{offset}/{size}, GET vods/count and GET or DELETE vods/{id}",
+         PUT broadcasts/{id}/recording/{true|false}, GET vods/list/{offset}/{size}, GET vods/count[/{search}], DELETE vods?ids= and GET or DELETE vods/{id}",
     )
 }
 
@@ -218,6 +221,8 @@ pub(crate) enum Failure {
     Path,
     /// Offset, size or the query of a list.
     Page,
+    /// Which VoDs are to be deleted.
+    Ids,
     UnknownApplication,
     NotJson,
     Body(Unread),
@@ -235,7 +240,11 @@ impl IntoResponse for Failure {
                 "no application has that name; the first segment of the path must be a MediaPool's spec.app",
             ),
             Self::Path => fail(StatusCode::BAD_REQUEST, "the path must be UTF-8 after its %-escapes are decoded"),
-            Self::Page => fail(StatusCode::BAD_REQUEST, "offset and size must be whole numbers, and the query UTF-8"),
+            Self::Page => fail(
+                StatusCode::BAD_REQUEST,
+                "offset and size must be whole numbers, sort_by name or date, order_by asc or desc, and the query UTF-8",
+            ),
+            Self::Ids => fail(StatusCode::BAD_REQUEST, "ids must be 1 to 50 ids of VoDs, joined by commas"),
             Self::NotJson => fail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"),
             Self::Body(unread) => unread.into_response(),
             Self::Input(invalid) => fail(StatusCode::BAD_REQUEST, &invalid.to_string()),

@@ -15,10 +15,10 @@ use tallylight_crds::{
 
 use crate::{
     result::{done, fail, undone},
-    router::{Application, Failure, Segments, Shared, find, segments, within},
+    router::{Application, Config, Failure, Segments, Shared, find, segments, within},
 };
 
-/// Most VoDs of one answer, as Ant Media Server's pages have it; a larger size gets as many.
+/// Most VoDs of one answer, as Ant Media Server's pages have it; a larger size gets as many. Also the most that one request deletes.
 const MAX_PAGE: usize = 50;
 
 /// A recording as Ant Media Server shows a VoD: its fields, its order, its nulls.
@@ -82,10 +82,34 @@ impl View {
     }
 }
 
+/// What a list has, and in which order; an empty value is as good as none.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(crate) struct ListQuery {
+    #[serde(rename = "streamId")]
     stream_id: Option<String>,
+    search: Option<String>,
+    #[serde(default)]
+    sort_by: SortBy,
+    #[serde(default)]
+    order_by: OrderBy,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SortBy {
+    Name,
+    #[default]
+    #[serde(alias = "")]
+    Date,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OrderBy {
+    #[default]
+    #[serde(alias = "")]
+    Asc,
+    Desc,
 }
 
 pub(crate) async fn list<S: Store + Recordings>(
@@ -97,8 +121,17 @@ pub(crate) async fn list<S: Store + Recordings>(
     let app = (config.applications)(&app).ok_or(Failure::UnknownApplication)?;
     let number = |text: &str| text.parse::<usize>().map_err(|_no_number| Failure::Page);
     let (offset, size) = (number(&offset)?, number(&size)?.min(MAX_PAGE));
-    let stream = query.map_err(|_unreadable| Failure::Page)?.0.stream_id;
-    let all = ready(&config.store, &app, stream.as_deref()).await?;
+    let ListQuery { stream_id, search, sort_by, order_by } = query.map_err(|_unreadable| Failure::Page)?.0;
+    let stream = stream_id.filter(|id| !id.is_empty());
+    let mut all = ready(&config.store, &app, stream.as_deref(), &search.unwrap_or_default()).await?;
+    match sort_by {
+        SortBy::Name => all.sort_by(|a, b| a.spec.file_name.cmp(&b.spec.file_name)),
+        SortBy::Date => all.sort_by_key(|it| it.spec.start_time),
+    }
+    match order_by {
+        OrderBy::Asc => {}
+        OrderBy::Desc => all.reverse(),
+    }
     let page: Vec<View> = all.iter().skip(offset).take(size).map(View::of).collect();
     Ok(Json(page).into_response())
 }
@@ -112,8 +145,20 @@ pub(crate) async fn count<S: Store + Recordings>(
     State(config): Shared<S>,
     app: Segments<String>,
 ) -> Result<Response, Failure> {
-    let app = (config.applications)(&segments(app)?).ok_or(Failure::UnknownApplication)?;
-    let number = ready(&config.store, &app, None).await?.len();
+    count_found(&config, &segments(app)?, "").await
+}
+
+pub(crate) async fn count_of<S: Store + Recordings>(
+    State(config): Shared<S>,
+    path: Segments<(String, String)>,
+) -> Result<Response, Failure> {
+    let (app, search) = segments(path)?;
+    count_found(&config, &app, &search).await
+}
+
+async fn count_found<S: Store + Recordings>(config: &Config<S>, app: &str, search: &str) -> Result<Response, Failure> {
+    let app = (config.applications)(app).ok_or(Failure::UnknownApplication)?;
+    let number = ready(&config.store, &app, None, search).await?.len();
     Ok(Json(Count { number }).into_response())
 }
 
@@ -136,16 +181,57 @@ pub(crate) async fn delete<S: Store + Recordings>(
 ) -> Result<Response, Failure> {
     let (app, id) = segments(path)?;
     let app = (config.applications)(&app).ok_or(Failure::UnknownApplication)?;
-    let Some(recording) = of_id(&config.store, &app, &id).await? else {
-        return Ok(undone("no VoD has that id"));
-    };
+    Ok(match delete_one(&config.store, &app, &id).await? {
+        Deleted::Yes => done(None, None),
+        Deleted::Unknown => undone("no VoD has that id"),
+    })
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct IdsQuery {
+    #[serde(default)]
+    ids: String,
+}
+
+/// Deletes several, whose ids are joined by commas.
+pub(crate) async fn delete_many<S: Store + Recordings>(
+    State(config): Shared<S>,
+    app: Segments<String>,
+    query: Result<Query<IdsQuery>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let app = (config.applications)(&segments(app)?).ok_or(Failure::UnknownApplication)?;
+    let ids = query.map_err(|_unreadable| Failure::Ids)?.0.ids;
+    let ids: Vec<&str> = ids.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
+    if ids.is_empty() || ids.len() > MAX_PAGE {
+        return Err(Failure::Ids);
+    }
+    let mut unknown = 0_usize;
+    for id in &ids {
+        match delete_one(&config.store, &app, id).await? {
+            Deleted::Yes => {}
+            Deleted::Unknown => unknown += 1,
+        }
+    }
+    Ok(match unknown {
+        0 => done(None, None),
+        _ => undone(&format!("{unknown} of {} ids are of no VoD; the others are deleted", ids.len())),
+    })
+}
+
+enum Deleted {
+    Yes,
+    Unknown,
+}
+
+async fn delete_one<S: Recordings>(store: &S, app: &Application, id: &str) -> Result<Deleted, Failure> {
+    let Some(recording) = of_id(store, app, id).await? else { return Ok(Deleted::Unknown) };
     let uid = recording.metadata.uid.as_deref().unwrap_or_default();
-    match within(config.store.delete_recording(&Key::of_recording(&recording), uid)).await {
+    match within(store.delete_recording(&Key::of_recording(&recording), uid)).await {
         Ok(()) | Err(Failure::Store(ledger::Error::NotFound)) => {}
         Err(failure) => return Err(failure),
     }
-    tracing::info!(recording = %Key::of_recording(&recording), "recording.deleted");
-    Ok(done(None, None))
+    tracing::info!(recording = %Key::of_recording(&recording), "recording.delete_asked");
+    Ok(Deleted::Yes)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -215,8 +301,16 @@ async fn growing<S: Recordings>(store: &S, broadcast: &Broadcast) -> Result<Opti
     Ok(all.iter().filter(is_it).max_by_key(|it| it.spec.start_time).and_then(|it| it.metadata.name.clone()))
 }
 
-/// The application's recordings that can be fetched, the oldest first; of one stream, when it is named.
-async fn ready<S: Recordings>(store: &S, app: &Application, stream: Option<&str>) -> Result<Vec<Recording>, Failure> {
+/// The application's recordings that can be fetched, by name; of one stream, when it is named, and with that text in the id, the
+/// name or the stream's id, in letters of either case.
+async fn ready<S: Recordings>(
+    store: &S,
+    app: &Application,
+    stream: Option<&str>,
+    search: &str,
+) -> Result<Vec<Recording>, Failure> {
+    let search = search.to_lowercase();
+    let has_it = |text: &str| text.to_lowercase().contains(&search);
     let object = match stream.map(StreamId::parse) {
         Some(Ok(id)) => Some(object_name(&id)),
         Some(Err(_)) => return Ok(Vec::new()),
@@ -228,9 +322,12 @@ async fn ready<S: Recordings>(store: &S, app: &Application, stream: Option<&str>
             && recording.state() == RecordingState::Ready
             && !recording.is_leaving()
             && stream.is_none_or(|stream| stream == recording.spec.stream_id)
+            && (has_it(&recording.spec.stream_id)
+                || has_it(&recording.spec.file_name)
+                || recording.metadata.name.as_deref().is_some_and(has_it))
     };
     all.retain(is_vod);
-    all.sort_by(|a, b| (a.spec.start_time, &a.metadata.name).cmp(&(b.spec.start_time, &b.metadata.name)));
+    all.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name)); // what follows keeps the order of equals: pages fit together
     Ok(all)
 }
 

@@ -357,6 +357,36 @@ async fn vods_are_listed_page_by_page_the_oldest_first_and_never_more_than_fifty
     assert!(list("0/50?streamId=other").await.is_empty() && list("0/50?streamId=a%2Fb").await.is_empty());
     assert_eq!(server.get("/LiveApp/rest/v2/vods/count").await.body, json!({"number": 54}));
     assert_eq!(server.get("/LiveApp/rest/v2/vods/list/0/-1").await.message().0, 400);
+    assert_eq!(
+        list("0/2?sort_by=date&order_by=desc").await,
+        ["studio-20270115-080000-54.mp4", "studio-20270115-080000-53.mp4"]
+    );
+    assert_eq!(
+        list("0/2?sort_by=name&order_by=asc").await,
+        ["studio-20270115-080000-1.mp4", "studio-20270115-080000-10.mp4"]
+    );
+    assert_eq!(list("0/50?sort_by=&order_by=&search=&streamId=").await, first, "as without them");
+    assert_eq!(list("0/50?search=STUDIO-20270115-080000-5").await.len(), 6);
+    assert_eq!(server.get("/LiveApp/rest/v2/vods/count/080000-5").await.body, json!({"number": 6}));
+    assert_eq!(server.get("/LiveApp/rest/v2/vods/count/nothing").await.body, json!({"number": 0}));
+    assert!(server.get("/LiveApp/rest/v2/vods/list/0/5?sort_by=size").await.message().1.contains("sort_by"));
+}
+
+#[tokio::test]
+async fn vods_are_deleted_together() {
+    let server = Server::recording(RecordingMode::On).await;
+    let (one, two, other) =
+        (recorded(&server, 1, "main").await, recorded(&server, 2, "main").await, recorded(&server, 3, "other").await);
+    let delete = async |query: String| server.ask(Method::DELETE, &format!("/LiveApp/rest/v2/vods{query}")).await;
+
+    let deleted = delete(format!("?ids={},{}", id(&one), id(&other))).await;
+    assert_eq!(deleted.message(), (200, "1 of 2 ids are of no VoD; the others are deleted"));
+    assert_eq!(delete(format!("/?ids={}", id(&two))).await.body["success"], json!(true));
+    assert_eq!(server.get("/LiveApp/rest/v2/vods/count").await.body, json!({"number": 0}));
+    assert!(!server.store.recording(&Key::of_recording(&other)).await.unwrap().unwrap().is_leaving());
+    for wrong in [String::new(), "?ids=".into(), format!("?ids={}", "x,".repeat(51))] {
+        assert_eq!(delete(wrong).await.message().0, 400);
+    }
 }
 
 #[tokio::test]
