@@ -261,7 +261,7 @@ impl Packagers {
 
     /// Waits for a publisher that is away; `None` when it does not come back to this node.
     async fn await_publisher(&self, packaged: &Arc<Packaged>) -> Option<(Arc<Stream>, Subscriber)> {
-        packaged.settle(State::Parked);
+        packaged.park();
         self.0.parked.notify_waiters();
         let deadline = Instant::now() + AWAY;
         loop {
@@ -410,6 +410,13 @@ impl Packaged {
 
     fn settle(&self, state: State) {
         self.output().state = state;
+    }
+
+    /// Tells followers that they have all of the publisher that has left.
+    fn park(&self) {
+        let mut output = self.output();
+        output.state = State::Parked;
+        output.followers.iter().for_each(|queue| queue.park());
     }
 
     /// Tells all that nothing follows; says how it was settled.

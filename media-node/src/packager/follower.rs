@@ -23,6 +23,8 @@ pub enum Fed {
     Lost {
         bytes: u64,
     },
+    /// Its publisher has left, and this was the last of it. What the next one sends follows, if one comes, with an `Init` first.
+    Parked,
     /// Nothing follows.
     Ended,
 }
@@ -101,6 +103,17 @@ impl Queue {
 
     pub(super) fn push(&self, event: Event) {
         self.waiting().push(event, self.limit);
+        self.more.notify_one();
+    }
+
+    pub(super) fn park(&self) {
+        let mut waiting = self.waiting();
+        waiting.tell_loss();
+        // of publishers that come and go, and send nothing, one is enough
+        if !matches!(waiting.fed.back(), Some(Fed::Parked)) {
+            waiting.put(Fed::Parked);
+        }
+        drop(waiting);
         self.more.notify_one();
     }
 
@@ -199,6 +212,64 @@ fn media(fed: &Fed) -> u64 {
         Fed::Event(Event::Part(part)) => part.fragment.len(),
         Fed::Event(Event::Init(_) | Event::SegmentEnd(_) | Event::Discontinuity(_) | Event::Unsupported(_))
         | Fed::Lost { .. }
+        | Fed::Parked
         | Fed::Ended => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use media_core::{Kind, MediaTime, Packet, Role, Timescale, Track};
+    use mux::{Muxer, Policy};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// AAC-LC, 48 kHz, stereo.
+    const AAC: &[u8] = &[0xAF, 0, 0x11, 0x90];
+
+    /// The events of sound whose frames have these sizes.
+    fn events(sizes: &[usize]) -> Vec<Event> {
+        let (mut muxer, mut events) = (Muxer::new(Policy::default()), Vec::new());
+        let mut push = |millis, payload: Bytes| {
+            let time = MediaTime::new(millis, Timescale::MILLIS);
+            muxer.push(&Packet::new(Track::first(Kind::Audio), time, Role::Key, payload), &mut events);
+        };
+        push(0, Bytes::from_static(AAC));
+        for (frame, size) in (0..).zip(sizes) {
+            push(frame * 64 / 3, [&[0xAF, 1][..], &vec![7; *size]].concat().into());
+        }
+        muxer.end(&mut events);
+        events
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_lags_is_told_of_each_byte_that_is_lost_and_holds_no_more_than_its_limit(
+            sizes in prop::collection::vec(1_usize..3_000, 300..600),
+            limit in 20_000_usize..300_000,
+            takes in prop::collection::vec(0_usize..4, 1..40),
+        ) {
+            let queue = Queue::new(limit, None);
+            let (mut sent, mut fed, mut takes) = (0, Vec::new(), takes.into_iter().cycle());
+            for event in events(&sizes) {
+                sent += media(&Fed::Event(event.clone()));
+                queue.push(event);
+                prop_assert!(queue.waiting().bytes <= u64::try_from(limit).unwrap());
+                fed.extend((0..takes.next().unwrap_or(0)).map_while(|_| queue.pop()));
+            }
+            queue.park();
+            queue.end();
+            fed.extend(std::iter::from_fn(|| queue.pop().filter(|fed| !matches!(fed, Fed::Ended))));
+
+            let lost = |fed: &Fed| if let Fed::Lost { bytes } = fed { *bytes } else { 0 };
+            prop_assert_eq!(fed.iter().map(|fed| media(fed) + lost(fed)).sum::<u64>(), sent);
+            for pair in fed.windows(3).filter(|pair| lost(&pair[0]) > 0 && !matches!(pair[1], Fed::Parked)) {
+                prop_assert!(matches!(pair[1], Fed::Event(Event::Init(_))), "{:?}", pair);
+                prop_assert!(matches!(&pair[2], Fed::Event(Event::Part(part)) if part.index == 0), "{:?}", pair);
+            }
+            prop_assert!(matches!(fed.last(), Some(Fed::Parked)));
+        }
     }
 }

@@ -80,6 +80,7 @@ async fn until(follower: &mut Follower, wanted: &str) -> Vec<String> {
                 Fed::Event(Event::SegmentEnd(_)) => "segment".to_owned(),
                 Fed::Event(event) => format!("{event:?}"),
                 Fed::Lost { .. } => "lost".to_owned(),
+                Fed::Parked => "parked".to_owned(),
                 Fed::Ended => "ended".to_owned(),
             };
             seen.push(fed.clone());
@@ -182,7 +183,10 @@ async fn a_publisher_that_comes_back_goes_on_in_the_same_playlist() {
     drop(place);
 
     let seen = until(&mut follower, "ended").await;
-    assert_eq!(seen.iter().filter(|event| *event == "init").count(), 2, "{seen:?}");
+    let ends: Vec<_> = seen.iter().filter(|event| ["init", "parked", "ended"].contains(&event.as_str())).collect();
+    assert_eq!(ends, ["init", "parked", "init", "ended"], "{seen:?}");
+    let parked = seen.iter().position(|event| event == "parked").unwrap();
+    assert_eq!(seen[parked - 1], "segment", "all of the first publisher comes before");
     let text = playlist(&packaged);
     assert_eq!(text.matches("#EXT-X-DISCONTINUITY\n").count(), 1, "{text}");
     rig.stop().await;
