@@ -51,6 +51,11 @@ fn recordings_of_the_corpus_break_no_rule() {
     replay("mux_recover", mux_targets::mux_recover);
 }
 
+#[test]
+fn names_of_the_corpus_break_no_rule() {
+    replay("hls_name", mux_targets::hls_name);
+}
+
 /// Gives a target each of its committed inputs, and names the one that fails.
 fn replay(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);

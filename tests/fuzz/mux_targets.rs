@@ -7,7 +7,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use media_core::{Kind, MediaTime, Packet, Role, Timescale, Track};
 use mux::file::{Recovered, Writer, recover};
-use mux::playlist::{Delta, Window};
+use mux::playlist::uri::Resource;
+use mux::playlist::{Delta, Position, Window};
 use mux::{Event, Muxer, Policy};
 
 /// A stream of packets: of each a kind, the milliseconds since the one before in two bytes, the length of its payload in
@@ -42,6 +43,18 @@ pub(crate) fn mux_recover(file: &[u8]) {
         // a file whose index is larger than what is read at once is finished again, with the same bytes
         Ok(Recovered::Unfinished { writer }) => assert_eq!(writer.len(), kept as u64),
         Err(error) => assert_eq!(error.to_string(), "", "what was finished can be read"),
+    }
+}
+
+/// The name of a file, as players ask for it.
+pub(crate) fn hls_name(name: &[u8]) {
+    let Ok(name) = std::str::from_utf8(name) else { return };
+    let Some(resource) = Resource::parse(name) else { return };
+    assert_eq!(resource.to_string(), name, "a file has one name");
+    match resource {
+        Resource::Init(_) => assert!(name.starts_with("init-")),
+        Resource::Segment(_) => assert!(name.starts_with("segment-")),
+        Resource::Part(Position { .. }) => assert!(name.starts_with("part-")),
     }
 }
 

@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use media_core::{Kind, MediaTime, Packet, Role, Timescale, Track};
+use proptest::prelude::*;
 
 use super::{uri::Resource, *};
 use crate::Muxer;
@@ -95,11 +96,10 @@ fn nothing_is_named_before_there_is_media() {
 }
 
 #[test]
-fn names_are_read_as_they_are_written() {
-    for resource in [Resource::Init(3), Resource::Segment(70), Resource::Part(Position { segment: 7, part: 2 })] {
-        assert_eq!(Resource::parse(&resource.to_string()), Some(resource));
-    }
-    for name in ["", "init-.mp4", "init-1.m4s", "segment--1.m4s", "part-1.m4s", "part-1.2.3.m4s", "../init-0.mp4"] {
+fn a_file_has_one_name() {
+    let foreign = ["", "init-.mp4", "init-1.m4s", "segment--1.m4s", "part-1.m4s", "part-1.2.3.m4s", "../init-0.mp4"];
+    let further = ["segment-07.m4s", "segment-+7.m4s", "init-00.mp4", "part-1.02.m4s"];
+    for name in foreign.into_iter().chain(further) {
         assert_eq!(Resource::parse(name), None, "{name}");
     }
 }
@@ -124,6 +124,29 @@ fn a_multivariant_playlist_says_what_players_choose_by() {
 fn end_of(events: &[Event]) -> Duration {
     let mut ends = events.iter().filter_map(|event| if let Event::Part(part) = event { Some(part) } else { None });
     ends.next_back().map_or(Duration::ZERO, |part| part.start + part.duration)
+}
+
+proptest! {
+    #[test]
+    fn no_name_is_too_odd(name in "(init|segment|part)?[-.+0-9a-z/]{0,24}(\\.m4s|\\.mp4)?|.*") {
+        if let Some(resource) = Resource::parse(&name) {
+            prop_assert_eq!(resource.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_file_is_read_as_that_file(resource in resource()) {
+        prop_assert_eq!(Resource::parse(&resource.to_string()), Some(resource));
+    }
+}
+
+fn resource() -> impl Strategy<Value = Resource> {
+    let part = |(segment, part)| Resource::Part(Position { segment, part });
+    prop_oneof![
+        any::<u32>().prop_map(Resource::Init),
+        any::<u64>().prop_map(Resource::Segment),
+        any::<(u64, u32)>().prop_map(part),
+    ]
 }
 
 /// A broadcast of sound that has been on air for so long.

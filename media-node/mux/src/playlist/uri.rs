@@ -14,9 +14,13 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Reads a name; `None` for one that is no name of ours.
+    /// Reads a name; `None` for one that is no name of ours. A file has one name: caches must not take `segment-07.m4s` for another.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
+        Self::read(name).filter(|resource| resource.to_string() == name)
+    }
+
+    fn read(name: &str) -> Option<Self> {
         if let Some(number) = name.strip_prefix("init-").and_then(|name| name.strip_suffix(".mp4")) {
             return number.parse().ok().map(Self::Init);
         }
