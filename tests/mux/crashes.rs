@@ -2,7 +2,7 @@
 
 use std::{fs, io::Cursor, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use mux::file::{Damaged, Recovered, recover};
 use tests::repository;
 
@@ -14,6 +14,8 @@ use crate::{
 const CUTS: usize = 200;
 /// Of those, which a player counts and decodes to the end; the others are read again here.
 const PLAYED: usize = 40;
+/// What a file system writes at once.
+const BLOCK: usize = 4_096;
 
 #[test]
 fn a_file_that_is_cut_off_anywhere_is_finished() -> Result<()> {
@@ -84,6 +86,63 @@ fn a_crash_while_a_file_is_finished_changes_nothing() -> Result<()> {
     Ok(())
 }
 
+/// What a block that was not synced holds after a loss of power.
+#[derive(Clone, Copy, Debug)]
+enum Torn {
+    /// What was written, or zeros.
+    Zeros,
+    /// Anything at all, as on a file system that promises nothing.
+    Garbage,
+}
+
+#[test]
+fn what_was_synced_is_kept_whatever_a_loss_of_power_makes_of_the_rest() -> Result<()> {
+    let folder = repository::folder("mux-power")?;
+    let clip = clips::flv(folder.path(), &["-f lavfi -i testsrc2=size=640x360:rate=25", TONE, H264, AAC])?;
+    let live = tools::record(&tools::events(&clip.packets)).remove(0);
+    let head = head(&live.bytes);
+    let ends = fragments(&live.bytes, head);
+    let path = folder.path().join("torn.mp4");
+    let mut random = Random::default();
+    for number in 0..CUTS {
+        let torn = if number.is_multiple_of(2) { Torn::Zeros } else { Torn::Garbage };
+        // a second is unsynced at most: three or four parts
+        let synced = random.below(ends.len() - 4);
+        let (kept, written) = (ends[synced], ends[synced + 4]);
+        let cut = kept + random.below(written - kept);
+        let left = after_power_was_lost(&live.bytes[..cut], kept, torn, &mut random);
+
+        let bytes = recovered(&left)?;
+
+        assert_eq!(bytes[head..kept], live.bytes[head..kept], "{torn:?} after {kept}, cut at {cut}");
+        let whole = recover(&mut Cursor::new(&bytes))?;
+        assert!(matches!(whole, Recovered::Finished { .. }), "{torn:?} after {kept}, cut at {cut}: {whole:?}");
+        if number.is_multiple_of(CUTS / PLAYED) && matches!(torn, Torn::Zeros) {
+            fs::write(&path, &bytes)?;
+            let frames = tools::frames(&path)?;
+            assert!(frames + 8 >= 125 * synced / ends.len(), "{torn:?} after {kept}, cut at {cut}: {frames} frames");
+            tools::decodes(&path).with_context(|| format!("{torn:?} after {kept}, cut at {cut}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a disk has of a file of which so much was synced.
+fn after_power_was_lost(written: &[u8], synced: usize, torn: Torn, random: &mut Random) -> Vec<u8> {
+    let mut left = written.to_vec();
+    for block in (synced / BLOCK..).map(|block| block * BLOCK).take_while(|block| *block < written.len()) {
+        let lost = block.max(synced)..(block + BLOCK).min(written.len());
+        if random.below(2) == 0 {
+            continue;
+        }
+        match torn {
+            Torn::Zeros => left[lost].fill(0),
+            Torn::Garbage => left[lost].fill_with(|| u8::try_from(random.below(256)).unwrap_or(0)),
+        }
+    }
+    left
+}
+
 /// Recovers what is left of a file, as a recorder does, and finishes it.
 fn recovered(left: &[u8]) -> Result<Vec<u8>> {
     let Recovered::Unfinished { writer } = recover(&mut Cursor::new(left))? else { panic!("it was never finished") };
@@ -109,11 +168,24 @@ fn fragments(file: &[u8], mut at: usize) -> Vec<usize> {
     ends
 }
 
-/// Places all over a file, the same in each run.
+/// Places all over a file.
 fn spread(from: usize, to: usize) -> impl Iterator<Item = usize> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    (0..CUTS).map(move |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        from + usize::try_from(state >> 33).unwrap() % (to - from)
-    })
+    let mut random = Random::default();
+    (0..CUTS).map(move |_| from + random.below(to - from))
+}
+
+/// The same numbers in each run.
+struct Random(u64);
+
+impl Default for Random {
+    fn default() -> Self {
+        Self(0x9E37_79B9_7F4A_7C15)
+    }
+}
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % end
+    }
 }

@@ -1,7 +1,9 @@
 //! Reads a file that was cut off anywhere, and goes on with what is whole.
 
 use std::{
+    collections::VecDeque,
     io::{self, ErrorKind, Read, Seek, SeekFrom},
+    ops::Range,
     time::Duration,
 };
 
@@ -14,6 +16,13 @@ use crate::{fragment, init::MOVIE_TIMESCALE, timeline};
 const MAX_READ: u64 = 256 << 10;
 /// More tracks than a muxer makes.
 const MAX_TRACKS: usize = 8;
+/// Fragments at the end whose media is looked at: more than a recorder writes between two syncs. What was not synced when power failed
+/// may be there in name only.
+const TAIL: usize = 16;
+/// So many zeros in media are a block that never reached the disk: no codec writes them.
+const HOLE: usize = 4_096;
+/// So many at its end are the begin of one.
+const HOLE_AT_END: usize = 512;
 
 /// What a file that was not closed is.
 #[derive(Debug)]
@@ -42,7 +51,8 @@ pub enum Damaged {
     Read(#[source] io::Error),
 }
 
-/// Rebuilds the index of a file that [`Writer`] began. It reads the heads of the fragments and passes over the media.
+/// Rebuilds the index of a file that [`Writer`] began. It reads the heads of the fragments and passes over the media but for that of the
+/// last ones, which a loss of power may have left with holes.
 ///
 /// # Errors
 /// The file's head is not whole, or not ours; or it cannot be read.
@@ -69,13 +79,41 @@ pub fn recover<R: Read + Seek>(file: &mut R) -> Result<Recovered, Damaged> {
         return Err(Damaged::Head);
     }
     let mut writer = Writer::begun(moov, free, file.at);
-    while let Some((end, runs)) = fragment(&mut file, &writer)? {
-        for run in &runs {
-            writer.note(run);
+    let mut tail = VecDeque::new();
+    while let Some(found) = fragment(&mut file)? {
+        tail.push_back(found);
+        if tail.len() > TAIL
+            && let Some(found) = tail.pop_front()
+            && !found.goes_on(&mut writer)
+        {
+            tail.clear();
+            break;
         }
-        writer.len = end;
+    }
+    for found in tail {
+        if file.has_hole(found.media.clone())? || !found.goes_on(&mut writer) {
+            break;
+        }
     }
     Ok(Recovered::Unfinished { writer: Box::new(writer) })
+}
+
+/// A fragment of which all is there, as far as boxes tell.
+struct Fragment {
+    runs: Vec<fragment::Run>,
+    media: Range<u64>,
+}
+
+impl Fragment {
+    /// Goes on with it, if it goes on with the tracks of the file.
+    fn goes_on(&self, writer: &mut Writer) -> bool {
+        let fits = self.runs.iter().all(|run| writer.fits(run));
+        if fits {
+            self.runs.iter().for_each(|run| writer.note(run));
+            writer.len = self.media.end;
+        }
+        fits
+    }
 }
 
 /// The duration of a file whose patch and index are there.
@@ -93,11 +131,8 @@ fn finished<R: Read + Seek>(file: &mut Boxes<'_, R>, free: u64, mark: &[u8]) -> 
     Ok(Some(timeline::duration(mvhd.duration, mvhd.timescale)))
 }
 
-/// The next fragment, if it is whole and goes on with the tracks of the file, and where it ends.
-fn fragment<R: Read + Seek>(
-    file: &mut Boxes<'_, R>,
-    writer: &Writer,
-) -> Result<Option<(u64, Vec<fragment::Run>)>, Damaged> {
+/// The next fragment, if it is whole.
+fn fragment<R: Read + Seek>(file: &mut Boxes<'_, R>) -> Result<Option<Fragment>, Damaged> {
     let begin = file.at;
     let Some(runs) = file.read::<Moof>()?.as_ref().and_then(fragment::runs) else { return Ok(None) };
     let Some(mdat) = file.next()?.filter(|found| found.kind == Mdat::KIND) else { return Ok(None) };
@@ -106,13 +141,13 @@ fn fragment<R: Read + Seek>(
     for run in &runs {
         let bytes: u64 = run.samples.iter().map(|sample| u64::from(sample.size)).sum();
         // as they are written: each track once, one after the other
-        if run.offset != next || run.samples.is_empty() || !writer.fits(run) || tracks.contains(&run.track) {
+        if run.offset != next || run.samples.is_empty() || tracks.contains(&run.track) {
             return Ok(None);
         }
         tracks.push(run.track);
         next += bytes;
     }
-    Ok((begin + next == mdat.end).then_some((mdat.end, runs)))
+    Ok((begin + next == mdat.end).then_some(Fragment { runs, media: mdat.body..mdat.end }))
 }
 
 /// The boxes of a file, one after the other.
@@ -154,6 +189,23 @@ impl<'a, R: Read + Seek> Boxes<'a, R> {
         let Some(found) = self.next()?.filter(|found| found.kind == A::KIND) else { return Ok(None) };
         let Some(body) = self.bytes_at(found.body, found.end - found.body)? else { return Ok(None) };
         Ok(A::decode_body(&mut &body[..]).ok())
+    }
+
+    /// Whether blocks of it were never written.
+    fn has_hole(&mut self, media: Range<u64>) -> Result<bool, Damaged> {
+        let (mut at, mut zeros) = (media.start, 0);
+        while at < media.end {
+            let count = (media.end - at).min(MAX_READ);
+            let Some(bytes) = self.bytes_at(at, count)? else { return Ok(true) };
+            for byte in bytes {
+                zeros = if byte == 0 { zeros + 1 } else { 0 };
+                if zeros >= HOLE {
+                    return Ok(true);
+                }
+            }
+            at += count;
+        }
+        Ok(zeros >= HOLE_AT_END)
     }
 
     /// Bytes of the file; `None` for more than there are, or than is ever read at once.
