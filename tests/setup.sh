@@ -2,7 +2,7 @@
 # Sets up what the tests need, and prints one line a step. Run again, it only looks (under a second).
 #
 # Debian packages are installed when it runs as root; otherwise it names the missing ones and fails. What drives the browser comes from
-# npm, by the lock file in tests/tools/browser, whose sums pin every byte. etcd, the Kubernetes
+# npm, by the lock file in tests/tools/browser, and a newer FFmpeg from PyPI; their sums pin every byte. etcd, the Kubernetes
 # binaries, Helm 4 and 3, and kubectl where the system has none that is new enough, are built from the Go modules in tests/tools, whose
 # go.sum pins every byte, into a cache outside the clone. A build is kept in a folder named by the hash of its module, so a new
 # version is built beside the old one; $cache/bin links to the current ones.
@@ -26,6 +26,9 @@ node_is_there() {
   command -v npm >/dev/null && [ "$(node --version 2>/dev/null | sed -nE 's/^v([0-9]+).*/\1/p')" -ge $node_major ] 2>/dev/null
 }
 node_is_there || packages+=(nodejs npm)
+# pip fetches the newer FFmpeg.
+pip_is_there() { python3 -m pip --version >/dev/null 2>&1; }
+pip_is_there || packages+=(python3-pip)
 case ${1:-} in
   '') with_cluster= ;;
   # gcc links the pause container, openssl makes the certificates, buildah the images.
@@ -187,6 +190,27 @@ browser() {
   say browser "$target"
 }
 
+# FFmpeg 9, which publishes H.265, AV1, VP9 and Opus over RTMP; Debian's cannot.
+ffmpeg9() {
+  local pins=$here/tools/ffmpeg/requirements.txt key target work
+  key=$(sha256sum <"$pins" | cut -c1-12)
+  target=$cache/tools/ffmpeg-$key
+  if [ ! -d "$target" ]; then
+    pip_is_there || fail "python3 with pip is missing: needed once to fetch FFmpeg 9"
+    say ffmpeg9 "fetching into $target, once"
+    work=$(mktemp -d "$cache/tools/.building-XXXXXX")
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+      -r "$pins" -d "$work/wheel" </dev/null || fail 'fetching from PyPI failed'
+    python3 -m zipfile -e "$work"/wheel/*.whl "$work/wheel"
+    mv "$work"/wheel/imageio_ffmpeg/binaries/ffmpeg-linux-* "$work/ffmpeg9"
+    rm -r "$work/wheel"
+    chmod 755 "$work" "$work/ffmpeg9"
+    mv -T "$work" "$target"
+  fi
+  link "$target/ffmpeg9"
+  say ffmpeg9 "$target"
+}
+
 debian_packages
 mkdir -p "$cache/bin" "$cache/tools"
 exec 9>"$cache/tools/.lock"
@@ -194,6 +218,7 @@ flock 9
 rm -rf "$cache"/tools/.building-* # of a run that was killed: the lock says that nobody builds now
 kinds
 browser
+ffmpeg9
 # Without its service discoveries: only rules are tried, and most of its code is clients of clouds.
 GOFLAGS=-tags=remove_all_sd build promtool promtool '' promtool=github.com/prometheus/prometheus/cmd/promtool
 build helm-unittest unittest '' helm-unittest=github.com/helm-unittest/helm-unittest/cmd/helm-unittest

@@ -31,6 +31,12 @@ pub async fn clip() -> Result<&'static Path> {
     Ok(path)
 }
 
+/// What ffmpeg makes a flash and a beep of, both at the same instants: at every odd second, for a fifth of one.
+pub const CLAPS: [&str; 2] = [
+    "-f lavfi -i color=black:size=320x180:rate=25,drawbox=c=white:t=fill:enable='lt(mod(t+1,2),0.2)'",
+    "-f lavfi -i aevalsrc='sin(2*PI*1000*t)*lt(mod(t+1,2),0.2)':s=48000",
+];
+
 fn make_clip() -> Result<(TempDir, PathBuf)> {
     let folder = repository::folder("clip")?;
     let path = folder.path().join("clip.flv");
@@ -69,12 +75,30 @@ fn ffmpeg() -> Command {
     command
 }
 
+fn enhanced_ffmpeg() -> Result<Command> {
+    let mut command = Command::new(repository::cached("ffmpeg9")?);
+    command.args(["-hide_banner", "-nostats", "-nostdin", "-y"]).stdin(Stdio::null());
+    Ok(command)
+}
+
 /// Writes a file with ffmpeg. Arguments are split at blanks.
 ///
 /// # Errors
 /// When ffmpeg has anything to complain of.
 pub fn write(arguments: &[&str], output: &Path) -> Result<()> {
-    let output = ffmpeg()
+    write_with(ffmpeg(), arguments, output)
+}
+
+/// As [`write()`], with FFmpeg 9: also in codecs that Debian's does not put into FLV.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_enhanced(arguments: &[&str], output: &Path) -> Result<()> {
+    write_with(enhanced_ffmpeg()?, arguments, output)
+}
+
+fn write_with(mut ffmpeg: Command, arguments: &[&str], output: &Path) -> Result<()> {
+    let output = ffmpeg
         .args(["-loglevel", "error"])
         .args(arguments.iter().flat_map(|words| words.split_whitespace()))
         .arg(output)
@@ -107,6 +131,16 @@ impl Publisher {
     /// When ffmpeg cannot be started.
     pub fn encoding(folder: &Path, name: &str, url: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = ffmpeg();
+        command.arg("-re").args(arguments.iter().flat_map(|words| words.split_whitespace())).args(["-f", "flv", url]);
+        Ok(Self { process: Process::spawn(name, folder, command)? })
+    }
+
+    /// As [`Publisher::encoding`], with FFmpeg 9: also in the codecs of Enhanced RTMP.
+    ///
+    /// # Errors
+    /// When it is not there, or cannot be started.
+    pub fn enhanced(folder: &Path, name: &str, url: &str, arguments: &[&str]) -> Result<Self> {
+        let mut command = enhanced_ffmpeg()?;
         command.arg("-re").args(arguments.iter().flat_map(|words| words.split_whitespace())).args(["-f", "flv", url]);
         Ok(Self { process: Process::spawn(name, folder, command)? })
     }

@@ -60,6 +60,36 @@ pub fn probe(file: &Path) -> Result<Vec<Stream>> {
     Ok(streams)
 }
 
+/// How far each beep is from the flash that was made with it, in seconds, in a file of what [`media::CLAPS`](crate::media::CLAPS)
+/// makes: positive where sound is late.
+///
+/// # Errors
+/// When ffmpeg cannot read it, or a flash has no beep within half a second.
+pub fn claps(file: &Path) -> Result<Vec<f64>> {
+    let output = Command::new("ffmpeg")
+        .args("-hide_banner -nostats -nostdin -loglevel info".split(' '))
+        .arg("-i")
+        .arg(file)
+        .args("-vf blackdetect=d=0.5 -af silencedetect=n=-20dB:d=0.5 -f null -".split(' '))
+        .stdin(Stdio::null())
+        .output()
+        .context("failed to run ffmpeg; run: tests/setup.sh")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} cannot be read: {text}", file.display());
+    let times = |word: &str| -> Vec<f64> {
+        text.split(word).skip(1).filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect()
+    };
+    let (flashes, beeps) = (times("black_end:"), times("silence_end:"));
+    // black and silence end with the file, too
+    let mut apart = Vec::new();
+    for flash in flashes.iter().take(flashes.len().saturating_sub(1)) {
+        let beep = beeps.iter().copied().min_by(|one, two| (one - flash).abs().total_cmp(&(two - flash).abs()));
+        let beep = beep.filter(|beep| (beep - flash).abs() < 0.5);
+        apart.push(beep.with_context(|| format!("no beep near {flash} s: {beeps:?}"))? - flash);
+    }
+    Ok(apart)
+}
+
 /// How many packets of video a file has.
 ///
 /// # Errors

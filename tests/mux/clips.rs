@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use media_core::{Kind, MediaTime, Packet, Role, Timescale, Track};
 use mp4_atom::{Any, Codec, Header, Moof, Moov, ReadAtom as _, ReadFrom as _};
-use tests::flv;
+use tests::{flv, media::CLAPS};
 
 use crate::tools;
 
@@ -36,6 +36,11 @@ pub(crate) fn long_flv(folder: &Path, seconds: u32, arguments: &[&str]) -> Resul
     let source = folder.join("source.flv");
     tools::ffmpeg(&[arguments, &[&format!("-t {seconds}")]].concat(), &source)?;
     Ok(Clip { packets: flv::packets(&source)?, source })
+}
+
+/// So many seconds of flashes and beeps.
+pub(crate) fn claps(folder: &Path, seconds: u32) -> Result<Clip> {
+    long_flv(folder, seconds, &[CLAPS[0], CLAPS[1], H264, AAC])
 }
 
 /// A clip in a codec of Enhanced RTMP: ffmpeg writes it as MP4 with a fragment a frame, which are sent as the tags that

@@ -3,8 +3,9 @@
 use std::{fs, path::Path};
 
 use anyhow::Result;
+use media_core::{Kind, MediaTime, Packet, Timescale};
 use mux::Event;
-use tests::repository;
+use tests::{probe, repository};
 
 use crate::{
     clips::{self, AAC, Clip, H264, TONE, VIDEO},
@@ -13,6 +14,8 @@ use crate::{
 
 /// What a recording may be off: less than people notice.
 const OFFSET: f64 = 0.020;
+/// How far sound may drift from its publisher's clock before it is set to it, and a frame.
+const DRIFT: f64 = 0.050 + 1024.0 / 48_000.0;
 
 #[test]
 fn h264_with_b_frames_and_aac_is_recorded() -> Result<()> {
@@ -73,6 +76,36 @@ fn another_picture_size_begins_another_file() -> Result<()> {
         assert_eq!(tools::probe(&path)?[0].packets, 125);
     }
     Ok(())
+}
+
+#[test]
+fn sound_whose_clock_drifts_stays_within_what_is_let_pass_of_its_publisher() -> Result<()> {
+    let folder = repository::folder("mux-drift")?;
+    let clip = clips::claps(folder.path(), 40)?;
+    for (name, drift) in [("fast", 0.99), ("slow", 1.01)] {
+        let packets: Vec<_> = clip.packets.iter().map(|packet| drifting(packet, drift)).collect();
+        let events = tools::events(&packets);
+        let live = tools::record(&events).remove(0);
+        let path = folder.path().join(format!("{name}.mp4"));
+        fs::write(&path, live.finish()?)?;
+
+        // by its own count sound would be off by 400 ms in the end
+        let apart = probe::claps(&path)?;
+        assert_eq!(apart.len(), 20, "{apart:?}");
+        for (number, apart) in (0..).zip(&apart) {
+            // what the publisher says: the beep of each odd second is sent that much too late
+            let said = f64::from(2 * number + 1) * (drift - 1.0);
+            assert!((apart - said).abs() <= DRIFT, "{name}: beep {number} is {apart} s off, where {said} was sent");
+        }
+    }
+    Ok(())
+}
+
+/// A packet of a publisher whose clock for sound is off.
+fn drifting(packet: &Packet, drift: f64) -> Packet {
+    let millis = packet.time.as_millis();
+    let millis = if packet.track.kind == Kind::Audio { (millis as f64 * drift).round() as i64 } else { millis };
+    Packet::new(packet.track, MediaTime::new(millis, Timescale::MILLIS), packet.role, packet.payload.clone())
 }
 
 /// Records a clip, and compares the file, live and finished, with what was sent.
