@@ -284,6 +284,8 @@ pub enum RecordingTrouble {
     DiskFull,
     /// The folder cannot be written, or the bucket's service does not answer.
     StorageUnavailable,
+    /// A write takes longer than anybody should wait.
+    StorageSlow,
     /// The node has no storage of that name.
     StorageMissing,
     /// The bucket's service refuses the credentials.
@@ -298,9 +300,10 @@ pub enum RecordingTrouble {
 }
 
 impl RecordingTrouble {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::DiskFull,
         Self::StorageUnavailable,
+        Self::StorageSlow,
         Self::StorageMissing,
         Self::CredentialsRefused,
         Self::BucketMissing,
@@ -315,6 +318,7 @@ impl RecordingTrouble {
         match self {
             Self::DiskFull => "DiskFull",
             Self::StorageUnavailable => "StorageUnavailable",
+            Self::StorageSlow => "StorageSlow",
             Self::StorageMissing => "StorageMissing",
             Self::CredentialsRefused => "CredentialsRefused",
             Self::BucketMissing => "BucketMissing",

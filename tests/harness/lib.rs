@@ -8,6 +8,7 @@
 pub mod apiserver;
 pub mod browser;
 pub mod cluster;
+pub mod disk;
 pub mod encoder;
 pub mod fleet;
 pub mod flv;

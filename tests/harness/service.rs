@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use serde_json::Value;
 
-use crate::{process::Process, repository, wait};
+use crate::{disk::Disk, process::Process, repository, wait};
 
 /// A debug build on a busy machine; ready takes well under a second on a quiet one.
 const READY: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ pub struct Launch {
     folder: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
-    small_disk: Option<(PathBuf, String)>,
+    disk: Option<Disk>,
 }
 
 /// A running binary of ours that has said that it is ready.
@@ -84,7 +84,7 @@ impl Launch {
 
     fn new(binary: &'static str, name: &str, folder: &Path) -> Self {
         let (name, folder) = (name.to_owned(), folder.to_owned());
-        Self { binary, name, folder, arguments: Vec::new(), variables: Vec::new(), small_disk: None }
+        Self { binary, name, folder, arguments: Vec::new(), variables: Vec::new(), disk: None }
     }
 
     /// Sets the name of the log, for a second one in the same folder.
@@ -145,7 +145,14 @@ impl Launch {
     /// Gives it a disk of that size, such as `3m`, at a folder; it goes with the process. Needs root.
     #[must_use]
     pub fn on_small_disk(mut self, folder: &Path, size: &str) -> Self {
-        self.small_disk = Some((folder.to_owned(), size.to_owned()));
+        self.disk = Some(Disk::small(folder, size));
+        self
+    }
+
+    /// Gives it a disk at a folder that a test can [stop](crate::disk::Stall); it goes with the process. Needs root.
+    #[must_use]
+    pub fn on_stalling_disk(mut self, folder: &Path) -> Self {
+        self.disk = Some(Disk::stalling(folder, &self.folder.join("disk.img")));
         self
     }
 
@@ -159,14 +166,9 @@ impl Launch {
             fs::remove_file(&ready_file)?; // of an earlier run under this name
         }
         let binary = repository::binary(self.binary)?;
-        let mut command = match &self.small_disk {
+        let mut command = match &self.disk {
             None => Command::new(binary),
-            Some((folder, size)) => {
-                let mut command = Command::new("unshare");
-                let mount = "mount -t tmpfs -o size=$1 tmpfs \"$0\" && shift && exec \"$@\"";
-                command.args(["--mount", "sh", "-c", mount]).arg(folder).arg(size).arg(binary);
-                command
-            }
+            Some(disk) => disk.command(&binary),
         };
         command.args(&self.arguments).arg("--ready-file").arg(&ready_file).current_dir(&self.folder);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
 
+mod adoption;
 mod cluster;
+mod codecs;
+mod disks;
 mod drain;
 mod hls;
 mod hostile;

@@ -31,10 +31,11 @@ use crate::{
     standalone::{SOON, Standalone, come_back},
 };
 
-const VIDEO: &str = "-f lavfi -i testsrc2=size=320x180:rate=25";
-const TONE: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
-const H264: &str = "-pix_fmt yuv420p -c:v libx264 -preset ultrafast -bf 2 -b_strategy 0 -g 25 -sc_threshold 0";
-const AAC: &str = "-c:a aac -b:a 64k";
+pub(crate) const VIDEO: &str = "-f lavfi -i testsrc2=size=320x180:rate=25";
+pub(crate) const TONE: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
+pub(crate) const H264: &str =
+    "-pix_fmt yuv420p -c:v libx264 -preset ultrafast -bf 2 -b_strategy 0 -g 25 -sc_threshold 0";
+pub(crate) const AAC: &str = "-c:a aac -b:a 64k";
 
 /// What people do not notice, in seconds.
 const OFFSET: f64 = 0.020;
@@ -42,19 +43,19 @@ const OFFSET: f64 = 0.020;
 const KILLS: usize = 30;
 
 /// Where a server without a storage of its own keeps its files.
-fn storage(server: &Standalone) -> PathBuf {
+pub(crate) fn storage(server: &Standalone) -> PathBuf {
     server.folder.path().join("data/recordings")
 }
 
 /// Files that are whole.
-fn files(folder: &Path) -> Vec<String> {
+pub(crate) fn files(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| !name.starts_with('.')).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Waits for so many hooks of recordings that can be played.
-async fn ready(server: &Standalone, count: usize) -> Result<Vec<Request>> {
+pub(crate) async fn ready(server: &Standalone, count: usize) -> Result<Vec<Request>> {
     wait::until(format!("{count} vodReady"), SOON, async || {
         let seen = server.receiver.accepted();
         let ready: Vec<_> = seen.iter().filter(|request| request.action() == "vodReady").cloned().collect();
@@ -68,17 +69,24 @@ async fn ready(server: &Standalone, count: usize) -> Result<Vec<Request>> {
     .await
 }
 
-fn name(hook: &Request) -> String {
+pub(crate) fn name(hook: &Request) -> String {
     hook.field("vodName").unwrap_or_default()
 }
 
+/// The id of a file that grows.
+pub(crate) fn vod_id(storage: &Path, file: &str) -> Result<String> {
+    let text = fs::read(storage.join(".recording").join(file).join("recording.json"))?;
+    let recording: Recording = serde_json::from_slice(&text)?;
+    recording.metadata.name.context("a recording has a name")
+}
+
 /// The VoDs that REST lists.
-async fn listed(server: &Standalone) -> Result<Vec<Value>> {
+pub(crate) async fn listed(server: &Standalone) -> Result<Vec<Value>> {
     let answer = http::get(server.service.address("http")?, "/LiveApp/rest/v2/vods/list/0/50").await?;
     Ok(answer.json()?.as_array().cloned().unwrap_or_default())
 }
 
-fn encode(server: &Standalone, stream: &str, arguments: &[&str]) -> Result<Publisher> {
+pub(crate) fn encode(server: &Standalone, stream: &str, arguments: &[&str]) -> Result<Publisher> {
     Publisher::encoding(server.folder.path(), &format!("publisher-{stream}"), &server.rtmp(stream), arguments)
 }
 
@@ -209,7 +217,7 @@ async fn a_server_that_stops_finishes_its_files_first() -> Result<()> {
 }
 
 /// Waits until a file that grows has so many bytes.
-async fn grown(folder: &Path, bytes: u64) -> Result<()> {
+pub(crate) async fn grown(folder: &Path, bytes: u64) -> Result<()> {
     wait::until("the file to grow", SOON, async || {
         let growing = fs::read_dir(folder.join(".recording")).into_iter().flatten().flatten();
         let sizes: Vec<_> =
@@ -281,7 +289,7 @@ async fn a_disk_that_is_full_costs_what_does_not_fit_and_recording_goes_on_when_
 }
 
 /// Sends a clip in real time, again and again, until the server is gone. Returns how much of it was sent.
-async fn send(client: &mut client::Client, clip: &[Message], until: Instant) -> Result<Duration> {
+pub(crate) async fn send(client: &mut client::Client, clip: &[Message], until: Instant) -> Result<Duration> {
     let (start, mut ticks, mut sent) = (Instant::now(), interval(Duration::from_millis(10)), 0);
     let mut messages = clip.iter();
     while Instant::now() < until {
@@ -389,12 +397,54 @@ async fn a_playlist_and_its_segments_survive_a_kill_as_well() -> Result<()> {
     server.receiver.check_promises()
 }
 
-fn is_ready(recording: &Recording) -> bool {
+/// A clip whose encoder has nothing to send for three seconds, after as many.
+fn with_silence(clip: &[Message]) -> Vec<Message> {
+    let later = |message: &Message| {
+        let silence = if message.timestamp_ms >= 3_000 { 3_000 } else { 0 };
+        Message { timestamp_ms: message.timestamp_ms + silence, ..message.clone() }
+    };
+    clip.iter().map(later).collect()
+}
+
+#[tokio::test]
+async fn a_silence_is_a_discontinuity_of_the_playlist_also_when_a_kill_follows() -> Result<()> {
+    let flags = ["--recording=On", "--recording-format=HLS", "--recording-name={streamID}"];
+    let mut server = Standalone::with("record-silence", &flags).await?;
+    let clip = with_silence(&clip(server.folder.path())?);
+    let (mut whole, mut cut) = (server.publish("whole").await?, server.publish("cut").await?);
+    // a second after the silence: its segment is in no playlist yet
+    let until = Instant::now() + Duration::from_secs(7);
+    tokio::try_join!(send(&mut whole, &clip, until), send(&mut cut, &clip, until))?;
+    whole.finish().await?;
+    ready(&server, 1).await?;
+    server.service.process.kill()?;
+    server.service = server.launch.start().await?;
+    ready(&server, 2).await?;
+
+    for name in ["whole", "cut"] {
+        let playlist = storage(&server).join(format!("{name}.m3u8"));
+        let text = fs::read_to_string(&playlist)?;
+        let tags: Vec<_> = text.lines().filter(|line| line.starts_with("#EXTINF") || line.contains("DISC")).collect();
+        let breaks: Vec<_> = (0..tags.len()).filter(|at| tags[*at] == "#EXT-X-DISCONTINUITY").collect();
+        assert_eq!(breaks, [2], "two segments, then the silence: {text}");
+        probe::decodes(&playlist)?;
+        let seconds: f64 =
+            tags.iter().filter_map(|tag| tag.strip_prefix("#EXTINF:")?.trim_end_matches(',').parse::<f64>().ok()).sum();
+        assert!((2.9..4.2).contains(&seconds), "the silence is in no segment: {text}");
+    }
+    server.receiver.check_promises()
+}
+
+pub(crate) fn is_ready(recording: &Recording) -> bool {
     recording.state() == RecordingState::Ready
 }
 
 /// Waits until so many Recordings of a cluster are as they should be.
-async fn until_recorded(cluster: &Cluster, count: usize, is: impl Fn(&Recording) -> bool) -> Result<Vec<Recording>> {
+pub(crate) async fn until_recorded(
+    cluster: &Cluster,
+    count: usize,
+    is: impl Fn(&Recording) -> bool,
+) -> Result<Vec<Recording>> {
     let api: Api<Recording> = Api::namespaced(cluster.tenant.admin.clone(), &cluster.tenant.namespace);
     wait::until(format!("{count} Recordings"), LEASE_EXPIRED, async || {
         let all = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;

@@ -98,7 +98,9 @@ pub(super) async fn restore(recorder: &Recorder, recording: Recording, place: Pl
     let (begun, is_there) = recorder.blocking(look).await.unwrap_or((None, true));
     // what is in the file was known when it was begun
     let status = begun.and_then(|begun| begun.status);
-    let part = Part::begin(recorder, Recording { status, ..recording }, discard);
+    // as it was made: an API server takes none that says which version of an object it is
+    let recording = Recording { status, ..Recording::begun(&key.namespace, recording.spec) };
+    let part = Part::begin(recorder, recording, discard);
     if is_there {
         return finish(recorder, part, place, None).await;
     }

@@ -26,6 +26,8 @@ use rustix::{
 use serde::{Serialize, de::DeserializeOwned};
 use tallylight_crds::{Recording, RecordingFormat, RecordingStatus};
 
+use super::growing::sync_names;
+
 /// Where files grow.
 const GROWING: &str = ".recording";
 /// Where files are kept of which nothing can be made.
@@ -64,7 +66,10 @@ impl Folder {
 
     /// Whether a file may be begun.
     pub(super) fn has_room(&self) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(self.0.join(GROWING))?;
+        if !self.0.join(GROWING).exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(self.0.join(GROWING))?;
+            sync_names(&self.0)?;
+        }
         let found = statvfs(&self.0)?;
         let (free, all) =
             (found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize));
@@ -100,7 +105,8 @@ impl Place {
             fs::remove_dir(self.growing())?;
             return Err(ErrorKind::AlreadyExists.into());
         }
-        let written = write(&self.growing().join(SIDECAR), recording).and_then(|()| sync(&self.root.join(GROWING)));
+        let written =
+            write(&self.growing().join(SIDECAR), recording).and_then(|()| sync_names(&self.root.join(GROWING)));
         if written.is_err() {
             let _removed = fs::remove_dir_all(self.growing()); // the first error is the one to tell
         }
@@ -164,7 +170,7 @@ impl Place {
                 moved => moved?,
             }
         }
-        sync(&self.root)?;
+        sync_names(&self.root)?;
         let found = self.published_bytes()?;
         if Some(found) == status.bytes.and_then(|bytes| u64::try_from(bytes).ok()) {
             return Ok(());
@@ -214,7 +220,7 @@ impl Place {
         }
         gone(fs::remove_dir_all(self.growing()))?;
         gone(fs::remove_dir_all(self.root.join(DAMAGED).join(&self.file_name)))?;
-        sync(&self.root).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        sync_names(&self.root).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
     }
 
     fn growing(&self) -> PathBuf {
@@ -253,11 +259,6 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
         Err(Errno::INVAL | Errno::NOSYS) if !to.exists() => fs::rename(from, to),
         moved => Ok(moved?),
     }
-}
-
-/// Names in a folder survive a loss of power.
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 fn gone(removed: io::Result<()>) -> io::Result<()> {

@@ -1,6 +1,11 @@
 //! A file that grows, in either format. It blocks.
 
-use std::{io, time::Duration};
+use std::{
+    fs::{File, TryLockError},
+    io::{self, ErrorKind},
+    path::Path,
+    time::Duration,
+};
 
 use mux::{Init, Part};
 use tallylight_crds::RecordingFormat;
@@ -95,6 +100,20 @@ impl Growing {
             Self::Hls(file) => file.finish(),
         }
     }
+}
+
+/// Has a file for this process alone, for as long as it is open. A node that was thought lost, and whose recordings are another's
+/// by now, may still write: the other one waits until it lets go. A storage without locks does without.
+pub(super) fn hold(file: &File) -> io::Result<()> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(ErrorKind::ResourceBusy.into()),
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
+/// Names in a folder survive a loss of power.
+pub(super) fn sync_names(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// Makes a file whole that was cut off anywhere.

@@ -18,23 +18,44 @@ use mux::{
 
 use super::{
     folder::Place,
-    growing::{Error, Whole},
+    growing::{Error, Whole, hold, sync_names},
     mp4,
 };
 
 const INIT: &str = "init.mp4";
 /// Seconds that no segment is longer than, whatever the node's policy: the playlist of what grows must not change it.
 const LONGEST: u64 = 10;
+/// Times that go on this much later do not go on: the muxer calls a silence of two seconds a gap, and rounds to frames.
+const GAP: Duration = Duration::from_secs(1);
+const BREAK: &str = "#EXT-X-DISCONTINUITY";
 
 /// A recording that grows.
 #[derive(Debug)]
 pub(super) struct Growing {
     files: Files,
     open: Option<Segment>,
-    /// How long each complete segment is.
-    complete: Vec<Duration>,
+    listed: Listed,
+    /// When the last part ends, on the clock of the output.
+    end: Duration,
     bytes: u64,
     is_synced: bool,
+    /// Held for as long as it grows.
+    _head: File,
+}
+
+/// The segments that are complete.
+#[derive(Debug, Default)]
+struct Listed {
+    complete: Vec<Complete>,
+    /// The next one does not go on where the last one ends.
+    breaks: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Complete {
+    duration: Duration,
+    /// It does not go on where the one before it ends.
+    after_break: bool,
 }
 
 /// Where its files are.
@@ -68,23 +89,28 @@ impl Growing {
         let files = Files::of(place);
         fs::create_dir(&files.folder)?;
         let (_, head) = file::Writer::new(init);
-        create(&files.head, &head)?;
+        let held = create(&files.head, &head)?;
+        hold(&held)?;
         create(&files.folder.join(INIT), init.bytes())?;
-        File::open(&files.folder)?.sync_all()?;
+        sync_names(&files.folder)?;
+        files.playlist.parent().map_or(Ok(()), sync_names)?;
         let bytes = init.bytes().len() as u64;
-        Ok(Self { files, open: None, complete: Vec::new(), bytes, is_synced: true })
+        let (listed, end) = (Listed::default(), Duration::ZERO);
+        Ok(Self { files, open: None, listed, end, bytes, is_synced: true, _head: held })
     }
 
     pub(super) fn append(&mut self, part: &Part) -> io::Result<()> {
         if self.open.as_ref().is_some_and(|open| open.number != part.segment) {
             self.end_segment()?;
-            self.files.list(&self.complete, Ended::No)?;
+            self.listed.breaks = part.start.saturating_sub(self.end) > GAP;
+            self.files.list(&self.listed, Ended::No)?;
         }
         let open = match &mut self.open {
             Some(open) => open,
             None => {
-                let path = self.files.segment(self.complete.len() + 1);
+                let path = self.files.segment(self.listed.complete.len() + 1);
                 let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+                sync_names(&self.files.folder)?;
                 self.open.insert(Segment { number: part.segment, file, bytes: 0, duration: Duration::ZERO })
             }
         };
@@ -95,6 +121,7 @@ impl Growing {
         }
         open.bytes += part.fragment.len();
         open.duration += part.duration;
+        self.end = part.start + part.duration;
         self.bytes += part.fragment.len();
         self.is_synced = false;
         Ok(())
@@ -118,18 +145,18 @@ impl Growing {
 
     pub(super) fn duration(&self) -> Duration {
         let open = self.open.as_ref().map_or(Duration::ZERO, |open| open.duration);
-        self.complete.iter().sum::<Duration>() + open
+        self.listed.duration() + open
     }
 
     pub(super) fn finish(mut self) -> Result<Whole, Error> {
         self.end_segment()?;
-        self.files.end(&self.complete)
+        self.files.end(&self.listed)
     }
 
     fn end_segment(&mut self) -> io::Result<()> {
         if let Some(open) = &self.open {
             open.file.sync_all()?;
-            self.complete.push(open.duration);
+            self.listed.push(open.duration);
             self.open = None;
         }
         Ok(())
@@ -139,10 +166,12 @@ impl Growing {
 /// Ends a recording that was cut off anywhere.
 pub(super) fn recover(place: &Place) -> Result<Whole, Error> {
     let files = Files::of(place);
-    let mut complete = files.listed()?;
+    let held = OpenOptions::new().read(true).write(true).open(&files.head)?;
+    hold(&held)?;
+    let mut listed = files.listed()?;
     let head = fs::read(&files.head)?;
     loop {
-        let path = files.segment(complete.len() + 1);
+        let path = files.segment(listed.complete.len() + 1);
         let mut bytes = head.clone();
         match fs::read(&path) {
             Ok(segment) => bytes.extend(segment),
@@ -160,9 +189,20 @@ pub(super) fn recover(place: &Place) -> Result<Whole, Error> {
         let segment = OpenOptions::new().write(true).open(&path)?;
         segment.set_len(writer.len() - head.len() as u64)?;
         segment.sync_all()?;
-        complete.push(writer.duration());
+        listed.push(writer.duration());
     }
-    files.end(&complete)
+    files.end(&listed)
+}
+
+impl Listed {
+    fn push(&mut self, duration: Duration) {
+        let after_break = std::mem::take(&mut self.breaks);
+        self.complete.push(Complete { duration, after_break });
+    }
+
+    fn duration(&self) -> Duration {
+        self.complete.iter().map(|segment| segment.duration).sum()
+    }
 }
 
 impl Files {
@@ -176,29 +216,31 @@ impl Files {
     }
 
     /// Ends the playlist, and makes sure that all is on the disk.
-    fn end(&self, complete: &[Duration]) -> Result<Whole, Error> {
-        if complete.is_empty() {
+    fn end(&self, listed: &Listed) -> Result<Whole, Error> {
+        if listed.complete.is_empty() {
             return Err(Error::empty());
         }
-        File::open(&self.folder)?.sync_all()?;
-        self.list(complete, Ended::Yes)?;
+        sync_names(&self.folder)?;
+        self.list(listed, Ended::Yes)?;
         File::open(&self.playlist)?.sync_all()?;
         let mut bytes = self.playlist.metadata()?.len();
         for entry in fs::read_dir(&self.folder)? {
             bytes += entry?.metadata()?.len();
         }
-        Ok(Whole { duration: complete.iter().sum(), bytes, checksum: None })
+        Ok(Whole { duration: listed.duration(), bytes, checksum: None })
     }
 
     /// Replaces the playlist.
-    fn list(&self, complete: &[Duration], ended: Ended) -> io::Result<()> {
+    fn list(&self, listed: &Listed, ended: Ended) -> io::Result<()> {
         let next = self.playlist.with_extension("next");
-        fs::write(&next, self.text(complete, ended))?;
+        fs::write(&next, self.text(listed, ended))?;
         fs::rename(&next, &self.playlist)
     }
 
-    fn text(&self, complete: &[Duration], ended: Ended) -> String {
-        let rounded = |duration: &Duration| u64::try_from((duration.as_millis() + 500) / 1_000).unwrap_or(u64::MAX);
+    fn text(&self, listed: &Listed, ended: Ended) -> String {
+        let Listed { complete, breaks } = listed;
+        let rounded =
+            |segment: &Complete| u64::try_from((segment.duration.as_millis() + 500) / 1_000).unwrap_or(u64::MAX);
         let (kind, target) = match ended {
             Ended::Yes => ("VOD", complete.iter().map(rounded).max().unwrap_or(1).max(1)),
             Ended::No => ("EVENT", LONGEST),
@@ -208,30 +250,44 @@ impl Files {
             "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{target}\n#EXT-X-MEDIA-SEQUENCE:1\n\
              #EXT-X-PLAYLIST-TYPE:{kind}\n#EXT-X-MAP:URI=\"{stem}/{INIT}\"\n"
         );
-        for (number, duration) in (1..).zip(complete) {
+        for (number, Complete { duration, after_break }) in (1..).zip(complete) {
+            if *after_break {
+                let _written = writeln!(text, "{BREAK}"); // a String takes whatever is written
+            }
             let seconds = duration.as_secs_f64();
-            let _written = writeln!(text, "#EXTINF:{seconds:.6},\n{stem}/segment-{number}.m4s"); // a String takes whatever is written
+            let _written = writeln!(text, "#EXTINF:{seconds:.6},\n{stem}/segment-{number}.m4s"); // as above
         }
-        if ended == Ended::Yes {
-            text.push_str("#EXT-X-ENDLIST\n");
+        match ended {
+            Ended::Yes => text.push_str("#EXT-X-ENDLIST\n"),
+            // of the segment that has begun: whoever goes on with the playlist finds it here
+            Ended::No if *breaks => text.extend([BREAK, "\n"]),
+            Ended::No => {}
         }
         text
     }
 
-    /// How long the segments are that the playlist lists.
-    fn listed(&self) -> io::Result<Vec<Duration>> {
+    /// The segments that the playlist lists.
+    fn listed(&self) -> io::Result<Listed> {
         let text = match fs::read_to_string(&self.playlist) {
             Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Listed::default()),
             Err(error) => return Err(error),
         };
-        let seconds = |line: &str| line.strip_prefix("#EXTINF:")?.trim_end_matches(',').parse().ok();
-        Ok(text.lines().filter_map(seconds).filter_map(|seconds| Duration::try_from_secs_f64(seconds).ok()).collect())
+        let mut listed = Listed::default();
+        for line in text.lines() {
+            let seconds = line.strip_prefix("#EXTINF:").and_then(|line| line.trim_end_matches(',').parse().ok());
+            if let Some(duration) = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+                listed.push(duration);
+            }
+            listed.breaks |= line == BREAK;
+        }
+        Ok(listed)
     }
 }
 
-fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn create(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
 }

@@ -16,7 +16,7 @@ use mux::{
 
 use super::{
     checksum::Checksum,
-    growing::{Error, Whole},
+    growing::{Error, Whole, hold, sync_names},
 };
 
 /// Buffers of one write: what Linux takes at most (IOV_MAX).
@@ -37,8 +37,10 @@ impl Growing {
     /// Begins a file that is not there.
     pub(super) fn begin(path: &Path, init: &Init) -> io::Result<Self> {
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        hold(&file)?;
         let (writer, head) = file::Writer::new(init);
         file.write_all(&head)?;
+        path.parent().map_or(Ok(()), sync_names)?;
         Ok(Self { file, writer, head, rest: Checksum::new(), is_synced: false })
     }
 
@@ -96,6 +98,7 @@ impl Growing {
 /// Makes a plain MP4 of a file that was cut off anywhere.
 pub(super) fn recover(path: &Path) -> Result<Whole, Error> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    hold(&file)?;
     let duration = match file::recover(&mut file) {
         Ok(Recovered::Finished { duration }) => duration,
         Ok(Recovered::Unfinished { writer }) => {

@@ -12,7 +12,7 @@ use tallylight_crds::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tracing::{info, warn};
 
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     hub::Name,
-    packager::{Fed, Follower, Packaged, State},
+    packager::{Fed, Follower},
 };
 
 /// What a file that is written slowly holds back, in bytes: 10 s of 6 Mbit/s. When it is full, whole segments are lost, counted,
@@ -38,8 +38,8 @@ const BATCH: usize = 64;
 const SYNC: Duration = Duration::from_secs(1);
 /// Longest wait for the last packets of a publisher that has left to be muxed.
 const LAST: Duration = Duration::from_secs(2);
-/// How often it is looked whether they are.
-const LOOK: Duration = Duration::from_millis(20);
+/// A write that takes longer is said to be slow, once a file: a disk that many share would else cost the store a lot of writes.
+const SLOW: Duration = Duration::from_secs(3);
 /// Pauses before a storage that was in trouble is tried again, from the first to the longest.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// A file that was longer than this shows that its storage was well.
@@ -91,7 +91,7 @@ pub(super) async fn run(recorder: Recorder, name: Name, mut stage: watch::Receiv
             node: recorder.0.identity.node.clone(),
         };
         let mut files = Files::new(recorder.clone(), settings, spec);
-        files.follow(&packaged, follower, &mut stage).await;
+        files.follow(follower, &mut stage).await;
         part = files.end().await;
     }
 }
@@ -139,6 +139,7 @@ struct Open {
     place: Place,
     growing: Growing,
     synced: Instant,
+    said_slow: bool,
 }
 
 /// What beginning a file came to.
@@ -166,7 +167,7 @@ impl Files {
     }
 
     /// Writes what comes until the publisher has left, or is to be recorded no more.
-    async fn follow(&mut self, packaged: &Packaged, mut follower: Follower, stage: &mut watch::Receiver<Stage>) {
+    async fn follow(&mut self, mut follower: Follower, stage: &mut watch::Receiver<Stage>) {
         let mut left: Option<Instant> = None;
         loop {
             let sync_due = self.open.as_ref().filter(|open| !open.growing.is_synced()).map(|open| open.synced + SYNC);
@@ -186,24 +187,20 @@ impl Files {
                     self.write().await;
                     continue;
                 }
-                () = sleep(LOOK), if left.is_some() => match left {
-                    Some(latest) if packaged.state() == State::Flowing && Instant::now() < latest => continue,
-                    Some(_) | None => return,
-                },
+                () = sleep_until(left.unwrap_or_else(Instant::now)), if left.is_some() => return,
             };
-            let mut next = Some(fed);
-            for _ in 0..BATCH {
-                match next.take() {
-                    Some(Fed::Event(Event::Init(_))) if left.is_some() => return, // the next publisher's
-                    Some(Fed::Event(event)) => self.take(event).await,
-                    Some(Fed::Lost { bytes }) => self.lag(bytes).await,
-                    Some(Fed::Ended) => return,
-                    None => break,
+            let (mut next, mut taken) = (Some(fed), 0);
+            while let Some(fed) = next {
+                match fed {
+                    Fed::Event(Event::Init(_)) if left.is_some() => return, // the next publisher's
+                    Fed::Event(event) => self.take(event).await,
+                    Fed::Lost { bytes } => self.lag(bytes).await,
+                    // of who came before, when nothing of this one was muxed yet
+                    Fed::Parked if self.init.is_none() && left.is_none() => {}
+                    Fed::Parked | Fed::Ended => return,
                 }
-                next = follower.next().now_or_never();
-            }
-            if let Some(Fed::Event(event)) = next {
-                self.take(event).await;
+                taken += 1;
+                next = if taken < BATCH { follower.next().now_or_never() } else { None };
             }
             self.write().await;
         }
@@ -337,7 +334,7 @@ impl Files {
         );
         part.say_well();
         self.retry = None;
-        self.open = Some(Open { part, place, growing, synced: Instant::now() });
+        self.open = Some(Open { part, place, growing, synced: Instant::now(), said_slow: false });
     }
 
     /// Has an object say why there is no file yet.
@@ -383,9 +380,24 @@ impl Files {
                 if sync && written.is_ok() { growing.sync().map(|()| Some(began.elapsed())) } else { Ok(None) };
             Ok::<_, std::io::Error>((growing, written.and(synced)))
         };
-        match self.recorder.blocking(work).await {
+        let recorder = self.recorder.clone();
+        let mut writing = std::pin::pin!(recorder.blocking(work));
+        let (written, is_late) = match timeout(SLOW, &mut writing).await {
+            Ok(written) => (written, false),
+            Err(_elapsed) => {
+                if !open.said_slow {
+                    open.part.say(&recorder, RecordingState::Recording, &Trouble::slow());
+                }
+                (writing.await, true)
+            }
+        };
+        match written {
             Ok((growing, Ok(synced))) => {
                 open.growing = growing;
+                if is_late && !open.said_slow {
+                    open.said_slow = true;
+                    open.part.say_well();
+                }
                 self.recorder.0.metrics.wrote(bytes);
                 if let Some(time) = synced {
                     self.recorder.0.metrics.synced(time);
@@ -396,7 +408,11 @@ impl Files {
                 }
                 self.open = Some(open);
             }
-            Ok((_, Err(error))) | Err(error) => self.break_off(open.part, open.place, &error, bytes),
+            Ok((growing, Err(error))) => {
+                drop(growing); // and its hold on the file, which is finished anew
+                self.break_off(open.part, open.place, &error, bytes);
+            }
+            Err(error) => self.break_off(open.part, open.place, &error, bytes),
         }
     }
 

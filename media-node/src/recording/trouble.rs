@@ -30,9 +30,19 @@ impl Trouble {
             ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
                 (Reason::StorageUnavailable, "let the node write in the storage's folder; recording goes on by itself")
             }
+            ErrorKind::ResourceBusy => (
+                Reason::StorageUnavailable,
+                "the node that was thought lost still writes it; it is finished when that one lets go",
+            ),
             _ => (Reason::StorageUnavailable, "see to the storage; recording goes on by itself"),
         };
         Self::new(reason, format!("failed to {attempt}: {error}; {remedy}"))
+    }
+
+    /// A write is not done yet.
+    pub(super) fn slow() -> Self {
+        let text = "the storage does not keep up; what does not fit in memory is not recorded; give it a faster disk, or fewer writers";
+        Self::new(Reason::StorageSlow, text)
     }
 
     /// What stands in the way of an upload.
