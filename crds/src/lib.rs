@@ -57,6 +57,8 @@ pub const ORDER_ANNOTATION: &str = "tallylight.dev/order";
 pub const ADDRESS_ANNOTATION: &str = "tallylight.dev/address";
 /// Annotation of a media node's Lease: `"true"` once it takes no new publishers because it is about to end.
 pub const DRAINING_ANNOTATION: &str = "tallylight.dev/draining";
+/// Annotation of a media node's Lease: host:port at which other nodes of the pool reach it; empty when it does not relay.
+pub const RELAY_ADDRESS_ANNOTATION: &str = "tallylight.dev/relay-address";
 /// Annotation of a media node's Lease: media that it sends, in whole Mbit/s.
 pub const MEGABITS_OUT_ANNOTATION: &str = "tallylight.dev/megabits-per-second-out";
 /// Annotation of a media node's Lease: CPU time that it uses, in percent of one core.

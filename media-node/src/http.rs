@@ -37,6 +37,7 @@ use crate::listener;
 mod stall;
 mod users;
 
+pub(crate) use stall::Stall;
 pub(crate) use users::serve as serve_users;
 
 /// Connections of one listener at once: those of balancers, scrapers and probes, and of users who ask by themselves. More wait

@@ -8,7 +8,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
 };
 use kube::{Api, Client, api::PostParams};
-use tallylight_crds::{COMPONENT_LABEL, DRAINING_ANNOTATION, MEDIA_NODE_COMPONENT, POOL_LABEL};
+use tallylight_crds::{
+    COMPONENT_LABEL, DRAINING_ANNOTATION, MEDIA_NODE_COMPONENT, POOL_LABEL, RELAY_ADDRESS_ANNOTATION,
+};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -39,6 +41,8 @@ pub(crate) struct Keeper {
     known: Option<Lease>,
     failing: bool,
     load: Load,
+    /// Where other nodes reach this one; empty without a relay.
+    relay_address: String,
     /// Cancelled when the node begins to drain.
     draining: CancellationToken,
     metrics: Metrics,
@@ -49,6 +53,7 @@ impl Keeper {
         client: Client,
         namespace: &str,
         args: &RunArgs,
+        relay_address: Option<&str>,
         draining: CancellationToken,
         metrics: Metrics,
     ) -> Self {
@@ -79,6 +84,7 @@ impl Keeper {
             known: None,
             failing: false,
             load: Load::new(metrics.clone()),
+            relay_address: relay_address.unwrap_or_default().to_owned(),
             draining,
             metrics,
         }
@@ -134,6 +140,7 @@ impl Keeper {
         let mut annotations = self.load.annotations();
         // also when it does not: the container before this one may have said that it does
         annotations.insert(DRAINING_ANNOTATION.to_owned(), is_draining.to_string());
+        annotations.insert(RELAY_ADDRESS_ANNOTATION.to_owned(), self.relay_address.clone());
         next.metadata.annotations = Some(annotations);
         let spec = next.spec.get_or_insert_default();
         spec.renew_time = Some(now.clone());

@@ -22,6 +22,7 @@ pub(crate) fn routes<S: Store + Recordings>(
     tasks: &TaskTracker,
 ) -> Router {
     let (claims, apps) = (&node.claims, node.admission.apps());
-    let vods = vod::Vods::new(claims.store().clone(), claims.identity().namespace.clone(), apps.clone(), storages);
+    let (store, namespace) = (claims.store().clone(), claims.identity().namespace.clone());
+    let vods = vod::Vods::new(store, namespace, apps.clone(), storages, node.others.clone());
     vod::behind(hls::routes(node, mode, tasks), vods).merge(page::routes(apps.clone()))
 }

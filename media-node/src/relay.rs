@@ -3,6 +3,7 @@
 //!
 //! A pull begins with its first viewer, follows the stream from session to session and node to node, and stops when the last
 //! viewer has left. `follow` decides where the stream is; `client` pulls, `server` lets others pull, `token` says who may.
+//! `recordings` passes on what is on another node's disk, and `peers` knows where that node is.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -12,6 +13,8 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
 use ledger::Store;
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -30,17 +33,22 @@ use crate::{
     metrics::RefusalReason,
     packager::Packagers,
     server::Node,
+    storage::Storages,
 };
 
 mod client;
 mod files;
 mod follow;
 mod metrics;
+mod peers;
+mod recordings;
 mod server;
 pub mod token;
 
 pub(crate) use files::{Fetched, Owner, Whereabouts};
-pub use metrics::{Failure, Metrics, Refusal};
+pub use metrics::{Failure, Metrics, Passage, Refusal};
+pub use recordings::Others;
+pub(crate) use recordings::{Unavailable, Wanted};
 use token::PoolKey;
 
 /// Streams that are pulled, or looked for, at once. Each holds a ring of up to 32 MiB; beyond it viewers are refused.
@@ -117,6 +125,12 @@ impl Socket {
     /// `tasks`, and end when the node shuts down.
     pub fn serve<S: Store>(self, node: &mut Node<S>, place: Place<S>, metrics: Metrics, tasks: &TaskTracker) {
         let key = Arc::new(self.key);
+        let me = &place.node;
+        let lender = place.disks.as_ref().map(|disks| recordings::Lender::new(me.clone(), Arc::clone(&disks.storages)));
+        node.others = place.disks.as_ref().map(|disks| {
+            let peers = peers::Peers::new(disks.leases.clone());
+            Others::new(me.clone(), Arc::clone(&key), peers, metrics.clone(), tasks.clone())
+        });
         let server = server::Server {
             namespace: place.namespace.clone(),
             key: Arc::clone(&key),
@@ -126,6 +140,7 @@ impl Socket {
             metrics: metrics.clone(),
             shutdown: node.shutdown.clone(),
             pullers: server::Pullers::default(),
+            recordings: lender,
         };
         tasks.spawn(server.run(self.listener, tasks.clone()));
         node.relays = Some(Relays::new(node, place, Some(key), metrics, tasks));
@@ -143,6 +158,17 @@ pub struct Place<S> {
     pub store: S,
     pub namespace: String,
     pub node: String,
+    /// For recordings on the disks of nodes; none where there is one node.
+    pub disks: Option<Disks>,
+}
+
+/// What it takes to have recordings from each other's disks.
+#[derive(Debug)]
+pub struct Disks {
+    /// This node's.
+    pub storages: Arc<Storages>,
+    /// Those of the nodes, which say where they are.
+    pub leases: Api<Lease>,
 }
 
 /// The streams that this node has through other nodes. Clones share them.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kube::{
-    Client, Config,
+    Api, Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use ledger::KubeStore;
@@ -72,7 +72,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let for_users = rest_forward::routes(args.rest_upstream.clone(), apps.clone(), &mut registry);
     background.spawn(http::serve(http, http::routes(registry, readiness.clone()), end.clone()));
     let (held, mut lease_held) = watch::channel(false);
-    let keeper = lease::Keeper::new(client.clone(), &namespace, &args, stop.clone(), metrics.clone());
+    let relay_address = relay.as_ref().map(relay::Socket::advertised);
+    let keeper = lease::Keeper::new(client.clone(), &namespace, &args, relay_address, stop.clone(), metrics.clone());
     background.spawn(keeper.run(held, end.clone()));
 
     let started = async {
@@ -87,14 +88,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    let place = relay::Place { store: store.clone(), namespace: namespace.clone(), node: args.node_name.clone() };
     let storages = Arc::new(Storages::new(args.node.storage_url.as_ref(), &args.node.storages, data_dir.path())?);
+    let identity = recording::Identity { namespace, node: args.node_name.clone() };
+    let place = place(&client, &store, &identity, &storages);
     let mut node = Node::new(apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
     match relay {
         Some(relay) => relay.serve(&mut node, place, relay_metrics, &connections),
         None => relay::serve_alone(&mut node, place, relay_metrics, &connections),
     }
-    let identity = recording::Identity { namespace, node: args.node_name.clone() };
     let recorder = Recorder::serve(&mut node, store.clone(), identity.clone(), &storages, recording_metrics).await;
     watch_own(client, store, identity, (claims.clone(), recorder.clone()), &end, &background);
     let draining = node.draining.clone();
@@ -121,6 +122,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         warn!("HTTP connections are still open");
     }
     Ok(())
+}
+
+/// Where the relay finds other nodes, and what it lends them.
+fn place(
+    client: &Client,
+    store: &KubeStore,
+    recording::Identity { namespace, node }: &recording::Identity,
+    storages: &Arc<Storages>,
+) -> relay::Place<KubeStore> {
+    let disks = relay::Disks { storages: Arc::clone(storages), leases: Api::namespaced(client.clone(), namespace) };
+    relay::Place { store: store.clone(), namespace: namespace.clone(), node: node.clone(), disks: Some(disks) }
 }
 
 /// Follows what others do to what is this node's.

@@ -27,7 +27,7 @@ use crate::{
     metrics::{Metrics, Protocol},
     packager::Packagers,
     recording::Recorder,
-    relay::Relays,
+    relay::{Others, Relays},
     tls::Certificate,
 };
 
@@ -45,6 +45,8 @@ pub struct Node<S> {
     pub recorder: Option<Recorder>,
     /// Streams of other nodes; none without a relay.
     pub relays: Option<Relays<S>>,
+    /// Recordings on the disks of other nodes; none without a relay.
+    pub others: Option<Others>,
     pub publisher_timeout: Duration,
     /// Cancelled when the node takes no more publishers; its viewers stay.
     pub draining: CancellationToken,
@@ -79,6 +81,7 @@ impl<S: Store> Node<S> {
             packagers,
             recorder: None,
             relays: None,
+            others: None,
             publisher_timeout,
             draining,
             shutdown,

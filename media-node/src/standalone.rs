@@ -92,7 +92,8 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let Sockets { http, users, media } = sockets;
     let rest = rest_api::routes(&args, store.clone(), catalog, &addresses)?;
-    let place = relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
+    let place =
+        relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned(), disks: None };
     relay::serve_alone(&mut node, place, relay_metrics, &connections);
     let for_users = rest.merge(playback::routes(&node, args.node.hls, storages, &connections));
     media.serve(&Arc::new(node), &connections);

@@ -163,7 +163,7 @@ impl Member {
         apps.set(BTreeMap::from([("LiveApp".to_owned(), "default".to_owned())]));
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let args = Flags::parse_from(["test"]).node;
-        let place = relay::Place { store: look_ups, namespace: namespace.clone(), node: name };
+        let place = relay::Place { store: look_ups, namespace: namespace.clone(), node: name, disks: None };
         let mut node = Node::new(apps, claims.clone(), metrics, &args, shutdown.clone(), &tasks);
         socket.serve(&mut node, place, relay_metrics, &tasks);
         let rtmp = listener::bind(loopback).unwrap();

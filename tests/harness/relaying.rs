@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use tallylight_crds::POOL_SECRET_PREFIX;
 
@@ -38,9 +38,19 @@ pub async fn key_file(tenant: &Tenant, folder: &Path) -> Result<String> {
 /// # Errors
 /// When it does not start.
 pub async fn node(tenant: &Tenant, folder: &Path, name: &str, key_file: &str) -> Result<Service> {
+    node_with(tenant, folder, name, key_file, &[]).await
+}
+
+/// As [`node`], with more flags.
+///
+/// # Errors
+/// When it does not start.
+pub async fn node_with(tenant: &Tenant, folder: &Path, name: &str, key_file: &str, flags: &[&str]) -> Result<Service> {
     let credential = tenant.media_pod("live", name).await?;
     let kubeconfig = tenant.plane.kubeconfig(folder, name, &credential, &tenant.namespace)?;
-    let launch = Launch::media_node(folder, &kubeconfig, &tenant.namespace, "live", name);
+    let pod = Api::<Pod>::namespaced(tenant.admin.clone(), &tenant.namespace).get(name).await?;
+    let launch = Launch::media_node(folder, &kubeconfig, &tenant.namespace, "live", name)
+        .var("TALLYLIGHT_POD_UID", pod.metadata.uid.as_deref().context("the pod has no UID")?);
     let key = format!("--relay-key-file={key_file}");
     launch
         .args([
@@ -49,6 +59,7 @@ pub async fn node(tenant: &Tenant, folder: &Path, name: &str, key_file: &str) ->
             "--public-http-address=127.0.0.1:0",
             &key,
         ])
+        .args(flags.iter().copied())
         .start()
         .await
 }

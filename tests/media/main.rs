@@ -15,3 +15,4 @@ mod rest;
 mod standalone;
 mod storage;
 mod stories;
+mod vods;

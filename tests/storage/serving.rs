@@ -44,7 +44,7 @@ impl Server {
             url.parse::<NamedStorage>().unwrap()
         });
         let storages = Storages::new(None, archive.as_slice(), folder.path()).unwrap();
-        let vods = Vods::new(store.clone(), "default".to_owned(), apps, Arc::new(storages));
+        let vods = Vods::new(store.clone(), "default".to_owned(), apps, Arc::new(storages), None);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/LiveApp/streams", listener.local_addr().unwrap());
         let routes: Router = vod::routes(vods);

@@ -17,15 +17,19 @@ use tokio::{
 const STALL: Duration = Duration::from_secs(30);
 
 /// See the module.
-pub(super) struct Stall<I> {
+pub(crate) struct Stall<I> {
     io: I,
     /// Runs while there is something that the peer does not take.
     limit: Option<Pin<Box<Sleep>>>,
 }
 
 impl<I> Stall<I> {
-    pub(super) fn new(io: I) -> Self {
+    pub(crate) fn new(io: I) -> Self {
         Self { io, limit: None }
+    }
+
+    pub(crate) fn into_inner(self) -> I {
+        self.io
     }
 
     fn bound<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {

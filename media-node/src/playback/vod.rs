@@ -1,10 +1,16 @@
 //! Recordings that are there, to players: `/{app}/streams/{file}`, where LL-HLS has its playlists too. A file of a folder is
-//! served from it, with ranges and conditions; for one in a bucket the player is sent there, by a URL that is good for some hours.
+//! served from it, with ranges and conditions; one that is on another node's disk is served through that node; for one in a bucket
+//! the player is sent there, by a URL that is good for some hours.
 //!
 //! What is served is decided by the Recording. A name has no `/` and no leading dot, so none leads out of the storage, nor to a
 //! file that grows. The segments of a recording that is a playlist are in a folder of its name: `/{app}/streams/{name}/{segment}`.
 
-use std::{io::ErrorKind, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -13,7 +19,8 @@ use axum::{
     http::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{
-            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, LOCATION, RETRY_AFTER,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, ETAG, IF_RANGE,
+            LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
         },
     },
     middleware::{Next, from_fn_with_state},
@@ -22,13 +29,14 @@ use axum::{
 };
 use ledger::Recordings;
 use moka::future::Cache;
-use tallylight_crds::{Recording, RecordingState};
+use tallylight_crds::{LOCAL_STORAGE, Recording, RecordingState};
 use tokio::{sync::Semaphore, time::timeout};
 use tower_http::services::ServeFile;
 use tracing::{debug, warn};
 
 use crate::{
     admission::Apps,
+    relay::{Others, Unavailable, Wanted},
     storage::{Bucket, Storage, Storages},
 };
 
@@ -66,6 +74,7 @@ struct Inner<S> {
     namespace: String,
     apps: Apps,
     storages: Arc<Storages>,
+    others: Option<Others>,
     known: Cache<(String, String), Option<Arc<Recording>>>,
     room: Semaphore,
 }
@@ -73,10 +82,7 @@ struct Inner<S> {
 /// What a request asks for.
 struct Asked {
     app: String,
-    /// Name of the recording's file.
-    file: String,
-    /// What the file itself is, or a segment beside it, in the storage.
-    path: String,
+    named: Named,
     method: Method,
     headers: HeaderMap,
 }
@@ -85,6 +91,27 @@ impl Asked {
     /// `None` for a path that is none of a file.
     fn of(request: &Request) -> Option<Self> {
         let (app, path) = request.uri().path().strip_prefix('/')?.split_once("/streams/")?;
+        Some(Self {
+            app: app.to_owned(),
+            named: Named::parse(path)?,
+            method: request.method().clone(),
+            headers: request.headers().clone(),
+        })
+    }
+}
+
+/// A file of a recording.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// Name of the recording's file: for a segment, its playlist.
+    file: String,
+    /// The file itself, in the storage.
+    path: String,
+}
+
+impl Named {
+    /// Takes a path in a storage; `None` for one that is none of a recording.
+    pub(crate) fn parse(path: &str) -> Option<Self> {
         let file = match path.split_once('/') {
             None => path.to_owned(),
             // a segment is in a folder that is named as its playlist
@@ -93,13 +120,7 @@ impl Asked {
         };
         let is_recording =
             Path::new(&file).extension().is_some_and(|extension| extension == "mp4" || extension == "m3u8");
-        (is_plain(&file) && is_recording).then(|| Self {
-            app: app.to_owned(),
-            file,
-            path: path.to_owned(),
-            method: request.method().clone(),
-            headers: request.headers().clone(),
-        })
+        (is_plain(&file) && is_recording).then(|| Self { file, path: path.to_owned() })
     }
 }
 
@@ -144,15 +165,15 @@ async fn alone<S: Recordings>(State(vods): State<Vods<S>>, request: Request) -> 
 
 impl<S: Recordings> Vods<S> {
     #[must_use]
-    pub fn new(store: S, namespace: String, apps: Apps, storages: Arc<Storages>) -> Self {
+    pub fn new(store: S, namespace: String, apps: Apps, storages: Arc<Storages>, others: Option<Others>) -> Self {
         let known = Cache::builder().max_capacity(MAX_KNOWN).time_to_live(BELIEVED).build();
-        Self(Arc::new(Inner { store, namespace, apps, storages, known, room: Semaphore::new(MAX_LOOK_UPS) }))
+        Self(Arc::new(Inner { store, namespace, apps, storages, others, known, room: Semaphore::new(MAX_LOOK_UPS) }))
     }
 
     /// Answers with a recording; `None` when there is none of that name.
     async fn answer(&self, asked: &Asked) -> Option<Response> {
         let pool = self.0.apps.pool(&asked.app)?;
-        let mut response = match self.look_up(pool, asked.file.clone()).await {
+        let mut response = match self.look_up(pool, asked.named.file.clone()).await {
             Ok(None) => return None,
             Ok(Some(recording)) => self.serve(&recording, asked).await,
             Err(Away) => refusal(StatusCode::SERVICE_UNAVAILABLE, "the recordings cannot be looked up now\n", true),
@@ -196,8 +217,8 @@ impl<S: Recordings> Vods<S> {
                 refusal(StatusCode::NOT_FOUND, "the recording is not there yet\n", true)
             }
             RecordingState::Ready if !is_deleted => match self.0.storages.get(&recording.spec.storage) {
-                Some(Storage::Volume(folder)) => from_folder(folder, asked).await,
-                Some(Storage::Bucket { bucket, .. }) => from_bucket(bucket, &asked.path).await,
+                Some(Storage::Volume(folder)) => self.from_volume(folder, recording, asked).await,
+                Some(Storage::Bucket { bucket, .. }) => from_bucket(bucket, &asked.named.path).await,
                 None => refusal(StatusCode::NOT_FOUND, "this node does not have the recording's storage\n", false),
             },
             RecordingState::Recording
@@ -207,33 +228,90 @@ impl<S: Recordings> Vods<S> {
             | RecordingState::Failed => refusal(StatusCode::NOT_FOUND, "there is no such recording\n", false),
         }
     }
+
+    async fn from_volume(&self, folder: &Path, recording: &Recording, asked: &Asked) -> Response {
+        let Asked { named, method, headers, .. } = asked;
+        let (owner, storage) = (&recording.spec.node, &recording.spec.storage);
+        let elsewhere = self.0.others.as_ref().filter(|others| !others.is_me(owner));
+        // what nodes share any of them serves; in its own folder a node may have another file of that name
+        if (elsewhere.is_none() || storage != LOCAL_STORAGE)
+            && let Some(found) = from_folder(folder, named, method, headers).await
+        {
+            return found;
+        }
+        let Some(others) = elsewhere else { return unavailable(Unavailable::NoFile) };
+        let wanted = Wanted { owner, storage, path: &named.path, method, headers };
+        others.pass(&wanted).await.unwrap_or_else(unavailable)
+    }
 }
 
 /// The store does not say.
 #[derive(Clone, Copy, Debug)]
 struct Away;
 
-async fn from_folder(folder: &Path, asked: &Asked) -> Response {
-    let mut request = Request::new(Body::empty());
-    request.method_mut().clone_from(&asked.method);
-    request.headers_mut().clone_from(&asked.headers);
-    match ServeFile::new(folder.join(&asked.path)).with_buf_chunk_size(READ).try_call(request).await {
-        Ok(response) => {
-            let mut response = response.map(Body::new);
-            if response.status() != StatusCode::NOT_FOUND {
-                response.headers_mut().insert(CACHE_CONTROL, KEPT);
-            }
-            response
+fn unavailable(why: Unavailable) -> Response {
+    const AWAY: &str = "the node that has the recording on its disk does not answer now\n";
+    const BUSY: &str = "too many recordings of other nodes are being sent; try again\n";
+    const GONE: &str = "the recording was on the disk of a node that is gone\n";
+    // a segment that is none, or a file that somebody else has removed
+    const NO_FILE: &str = "there is no such file\n";
+    match why {
+        Unavailable::Away => refusal(StatusCode::SERVICE_UNAVAILABLE, AWAY, true),
+        Unavailable::Busy => refusal(StatusCode::SERVICE_UNAVAILABLE, BUSY, true),
+        Unavailable::Gone => refusal(StatusCode::GONE, GONE, false),
+        Unavailable::NoFile => refusal(StatusCode::NOT_FOUND, NO_FILE, false),
+    }
+}
+
+/// Answers with a file of a folder; `None` when it is not there.
+pub(crate) async fn from_folder(
+    folder: &Path,
+    named: &Named,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Option<Response> {
+    match read(folder, named, method, headers).await {
+        Ok(response) if response.status() == StatusCode::NOT_FOUND => None,
+        Ok(mut response) => {
+            response.headers_mut().insert(CACHE_CONTROL, KEPT);
+            Some(response)
         }
-        // a segment that is none, or a file that is on another node
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            refusal(StatusCode::NOT_FOUND, "there is no such file\n", false)
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => {
-            warn!(file = asked.path, %error, "failed to read a recording");
-            refusal(StatusCode::SERVICE_UNAVAILABLE, "the recording cannot be read now\n", true)
+            warn!(file = named.path, %error, "failed to read a recording");
+            Some(refusal(StatusCode::SERVICE_UNAVAILABLE, "the recording cannot be read now\n", true))
         }
     }
+}
+
+async fn read(folder: &Path, named: &Named, method: &Method, headers: &HeaderMap) -> io::Result<Response> {
+    if named.path != named.file {
+        // a folder without a playlist is none of a recording
+        tokio::fs::metadata(folder.join(&named.file)).await?;
+    }
+    let file = folder.join(&named.path);
+    let mut headers = headers.clone();
+    if let Some(condition) = headers.remove(IF_RANGE)
+        && headers.contains_key(RANGE)
+        && !holds(&condition, open(&file, &Method::HEAD, HeaderMap::new()).await?.headers())
+    {
+        headers.remove(RANGE);
+    }
+    open(&file, method, headers).await
+}
+
+/// Whether what a player has begun with is what is there (RFC 9110 §13.1.5).
+fn holds(condition: &HeaderValue, now: &HeaderMap) -> bool {
+    // a tag that is weak equals none, and ours are not
+    [ETAG, LAST_MODIFIED].iter().any(|validator| now.get(validator) == Some(condition))
+}
+
+async fn open(file: &Path, method: &Method, headers: HeaderMap) -> io::Result<Response> {
+    let mut request = Request::new(Body::empty());
+    request.method_mut().clone_from(method);
+    *request.headers_mut() = headers;
+    let response = ServeFile::new(file).with_buf_chunk_size(READ).try_call(request).await?;
+    Ok(response.map(Body::new))
 }
 
 async fn from_bucket(bucket: &Bucket, path: &str) -> Response {

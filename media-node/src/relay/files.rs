@@ -135,7 +135,7 @@ impl<S: Store> Server<S> {
     /// Answers another node that asks for a playlist or a file; `None` when the request is for something else.
     pub(super) async fn answer_files(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
         let (name, file) = name_of(request.uri())?;
-        let found = self.granted(request).and_then(|grant| {
+        let found = self.granted(request).and_then(|grant: Grant| {
             // the session of a publisher that is away, or gone for good, is nobody's
             let on_air = self.claims.on_air(&Key::of_stream(&self.namespace, &name.id));
             if on_air.is_some_and(|(uid, session)| (uid, session) != (grant.uid, grant.session)) {

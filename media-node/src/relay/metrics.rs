@@ -44,6 +44,30 @@ pub enum Failure {
     Silent,
 }
 
+/// What became of a request for a recording that is on another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Passage {
+    /// The answer of the node that has it was passed on from its head to its end, or for as long as the player wanted.
+    Passed,
+    /// It broke off.
+    Broken,
+    /// The player took nothing for too long.
+    Stalled,
+    /// The file is not there.
+    NoFile,
+    /// As many as may be were passed on.
+    TooMany,
+    /// The node did not answer, or refused, or it is not known where it is.
+    NodeAway,
+    /// The node is gone for good.
+    NodeGone,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PassageLabel {
+    outcome: Passage,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabel {
     reason: Refusal,
@@ -69,6 +93,8 @@ pub struct Metrics {
     pulls_started: Counter,
     pullers: Gauge64,
     files_fetched: Counter,
+    recordings_open: Gauge64,
+    recordings: Family<PassageLabel, Counter>,
     bytes: Family<DirectionLabel, Bytes>,
     refusals: Family<RefusalLabel, Counter>,
     failures: Family<FailureLabel, Counter>,
@@ -91,6 +117,16 @@ impl Metrics {
             "relay_files_fetched",
             "HLS playlists and files that were asked of other nodes",
             metrics.files_fetched.clone(),
+        );
+        r.register(
+            "relay_recordings_open",
+            "Recordings of other nodes that players are sent",
+            metrics.recordings_open.clone(),
+        );
+        r.register(
+            "relay_recordings",
+            "Requests for recordings of other nodes, by what became of them",
+            metrics.recordings.clone(),
         );
         r.register_with_unit("relay_media", "Bytes between nodes", Unit::Bytes, metrics.bytes.clone());
         r.register("relay_refusals", "Pullers that were refused or cut", metrics.refusals.clone());
@@ -121,6 +157,15 @@ impl Metrics {
 
     pub(super) fn fetching(&self) {
         self.files_fetched.inc();
+    }
+
+    pub(super) fn passed(&self, outcome: Passage) {
+        self.recordings.get_or_create(&PassageLabel { outcome }).inc();
+    }
+
+    /// Counts a recording that is passed on while the guard lives.
+    pub(super) fn passing(&self) -> Counted {
+        Counted::new(&self.recordings_open)
     }
 
     /// Counts a pull while the guard lives.

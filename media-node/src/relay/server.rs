@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
+    future::pending,
     io::{self, IoSlice},
     net::SocketAddr,
     pin::pin,
@@ -35,7 +36,7 @@ use tallylight_crds::StreamId;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore, SetOnce},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -43,10 +44,12 @@ use tracing::{debug, info};
 
 use super::{
     metrics::{Counted, Metrics, Refusal},
-    token::{Grant, Invalid, PoolKey},
+    recordings::Lender,
+    token::{Grant, Invalid, PoolKey, Statement},
 };
 use crate::{
     claim::Claims,
+    http::Stall,
     hub::{Hub, Name, Stream},
     listener,
     metrics::Direction,
@@ -61,8 +64,8 @@ const MAX_PULLERS: usize = 64;
 
 /// Longest wait for a request.
 const REQUEST: Duration = Duration::from_secs(5);
-/// Longest time of a connection until it is refused, answered or a puller's: a request for a part waits for it, up to three target
-/// durations.
+/// Longest time of a connection until it is refused, answered, a puller's or sent a recording: a request for a part waits for it, up
+/// to three target durations.
 const ANSWER: Duration = Duration::from_secs(45);
 /// Pause after which an owner with nothing to send says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -99,6 +102,8 @@ pub(super) struct Server<S> {
     pub(super) metrics: Metrics,
     pub(super) shutdown: CancellationToken,
     pub(super) pullers: Pullers,
+    /// None on a node that lends none.
+    pub(super) recordings: Option<Lender>,
 }
 
 impl<S: Store> Server<S> {
@@ -124,10 +129,13 @@ impl<S: Store> Server<S> {
             debug!(%peer, %error, "the connection was gone at once");
             return;
         }
-        let granted = Arc::new(Mutex::new(None));
+        let (granted, lent) = (Arc::new(Mutex::new(None)), SetOnce::new());
         let service = service_fn(|request| {
-            let (server, granted) = (&self, &granted);
+            let (server, granted, lent) = (&self, &granted, &lent);
             async move {
+                if let Some(answer) = server.answer_recording(&request, lent).await {
+                    return Ok(answer);
+                }
                 Ok::<_, Infallible>(match server.answer_files(&request).await {
                     Some(answer) => answer,
                     None => server.answer(request, peer, granted),
@@ -138,22 +146,21 @@ impl<S: Store> Server<S> {
             .timer(TokioTimer::new())
             .header_read_timeout(REQUEST)
             .keep_alive(false)
-            .serve_connection(TokioIo::new(socket), service)
+            .serve_connection(TokioIo::new(Stall::new(socket)), service)
             .with_upgrades();
-        // a refusal is a few bytes, which the kernel takes
-        match timeout(ANSWER, connection).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return debug!(%peer, %error, "the connection of another node broke"),
-            Err(_elapsed) => return debug!(%peer, "another node did not take its answer in time"),
+        let served = tokio::select! {
+            served = connection => served,
+            () = overdue(&lent) => return debug!(%peer, "another node did not take its answer in time"),
+        };
+        if let Err(error) = served {
+            return debug!(%peer, %error, "the connection of another node broke");
         }
         let granted = granted.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Granted { upgrade, feed }) = granted else { return };
         // the whole connection, and nothing that was read ahead: a puller says no more
-        let Some(socket) = upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<TcpStream>>().ok())
-        else {
-            return;
-        };
-        match feed.run(socket.io.into_inner()).await {
+        let upgraded = upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<Stall<TcpStream>>>().ok());
+        let Some(socket) = upgraded else { return };
+        match feed.run(socket.io.into_inner().into_inner()).await {
             Over::Ended => {}
             Over::Gone => debug!(%peer, "a puller is gone"),
             Over::Stalled => {
@@ -199,7 +206,7 @@ impl<S: Store> Server<S> {
     }
 
     /// What the token of a request allows.
-    pub(super) fn granted(&self, request: &Request<Incoming>) -> Result<Grant, Refusal> {
+    pub(super) fn granted<T: Statement>(&self, request: &Request<Incoming>) -> Result<T, Refusal> {
         let token = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let now = Timestamp::now().as_second();
         self.key.verify(token.unwrap_or_default(), now).map_err(|invalid| match invalid {
@@ -214,7 +221,7 @@ impl<S: Store> Server<S> {
         if request.headers().get(UPGRADE) != Some(&PROTOCOL) {
             return Err(Refusal::UnknownPath);
         }
-        let grant = self.granted(request)?;
+        let grant: Grant = self.granted(request)?;
         // a stream that is here through a relay has no session here: it is never passed on
         let on_air = self.claims.on_air(&Key::of_stream(&self.namespace, &name.id));
         let (uid, session) = on_air.ok_or(Refusal::NotHere)?;
@@ -235,6 +242,13 @@ impl<S: Store> Server<S> {
             _counted: self.metrics.serving(),
         };
         Ok((feed, grant.node))
+    }
+}
+
+/// Returns when a connection has had its time, which one that is sent a recording has as long as it takes of it.
+async fn overdue(lent: &SetOnce<OwnedSemaphorePermit>) {
+    if timeout(ANSWER, lent.wait()).await.is_ok() {
+        pending().await
     }
 }
 

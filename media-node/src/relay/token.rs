@@ -1,4 +1,4 @@
-//! Who may pull what: a statement of the puller, signed with the pool's key, and good for a minute.
+//! Who may have what of another node: a statement of who asks, signed with the pool's key, and good for a minute.
 
 use std::{fmt, fs, path::Path};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use ledger::Owner;
 use ring::hmac;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// How long a token is good, in seconds. It is made for one request; a minute is what clocks of nodes may differ by.
 pub const LIFETIME_SECONDS: i64 = 60;
@@ -15,9 +15,6 @@ pub const LIFETIME_SECONDS: i64 = 60;
 const MIN_KEY: usize = 32;
 /// Longest token that is looked at: two names of 253 bytes and the rest, in base64.
 const MAX_TOKEN: usize = 2_048;
-
-/// First part of a token; another form takes another number.
-const VERSION: &str = "1";
 
 /// The key that all nodes of a pool share.
 pub struct PoolKey(hmac::Key);
@@ -38,6 +35,45 @@ pub struct Grant {
     pub node: String,
     /// Until when, in seconds since 1970.
     pub expires: i64,
+}
+
+/// What a token allows: one node to read one file of a recording.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loan {
+    /// Name of the storage, and path of the file in it.
+    pub storage: String,
+    pub path: String,
+    /// Name of the node that has it.
+    pub owner: String,
+    /// Name of the node that reads.
+    pub node: String,
+    /// Until when, in seconds since 1970.
+    pub expires: i64,
+}
+
+/// What a token may say.
+pub trait Statement: Serialize + DeserializeOwned {
+    /// First part of its tokens: one for each kind, so that none is taken for another, and another one for another form. No dots.
+    const FORM: &'static str;
+
+    /// Until when it holds, in seconds since 1970.
+    fn expires(&self) -> i64;
+}
+
+impl Statement for Grant {
+    const FORM: &'static str = "1";
+
+    fn expires(&self) -> i64 {
+        self.expires
+    }
+}
+
+impl Statement for Loan {
+    const FORM: &'static str = "recording-1";
+
+    fn expires(&self) -> i64 {
+        self.expires
+    }
 }
 
 /// Why a token is none.
@@ -68,11 +104,11 @@ impl PoolKey {
         key.with_context(|| format!("failed to read --relay-key-file {}", file.display()))
     }
 
-    /// Makes the token of a grant.
+    /// Makes the token of a statement.
     #[must_use]
-    pub fn sign(&self, grant: &Grant) -> String {
-        let statement = BASE64.encode(serde_json::to_vec(grant).unwrap_or_default());
-        let signed = format!("{VERSION}.{statement}");
+    pub fn sign<T: Statement>(&self, statement: &T) -> String {
+        let statement = BASE64.encode(serde_json::to_vec(statement).unwrap_or_default());
+        let signed = format!("{}.{statement}", T::FORM);
         let tag = hmac::sign(&self.0, signed.as_bytes());
         format!("{signed}.{}", BASE64.encode(tag))
     }
@@ -80,18 +116,18 @@ impl PoolKey {
     /// Reads a token, at `now` in seconds since 1970.
     ///
     /// # Errors
-    /// When it is not of this pool, or too old.
-    pub fn verify(&self, token: &str, now: i64) -> Result<Grant, Invalid> {
-        let grant = self.open(token).ok_or(Invalid::Forged)?;
-        if now > grant.expires { Err(Invalid::Expired) } else { Ok(grant) }
+    /// When it is not of this pool or says something else, or is too old.
+    pub fn verify<T: Statement>(&self, token: &str, now: i64) -> Result<T, Invalid> {
+        let statement: T = self.open(token).ok_or(Invalid::Forged)?;
+        if now > statement.expires() { Err(Invalid::Expired) } else { Ok(statement) }
     }
 
-    fn open(&self, token: &str) -> Option<Grant> {
+    fn open<T: Statement>(&self, token: &str) -> Option<T> {
         let (signed, tag) = token.rsplit_once('.').filter(|_| token.len() <= MAX_TOKEN)?;
         // in constant time
         hmac::verify(&self.0, signed.as_bytes(), &BASE64.decode(tag).ok()?).ok()?;
-        let (version, statement) = signed.split_once('.')?;
-        (version == VERSION).then_some(())?;
+        let (form, statement) = signed.split_once('.')?;
+        (form == T::FORM).then_some(())?;
         serde_json::from_slice(&BASE64.decode(statement).ok()?).ok()
     }
 }
@@ -111,7 +147,24 @@ mod tests {
         let token = key.sign(&grant());
 
         assert_eq!(key.verify(&token, 1_000), Ok(grant()));
-        assert_eq!(key.verify(&token, 1_001), Err(Invalid::Expired));
+        assert_eq!(key.verify::<Grant>(&token, 1_001), Err(Invalid::Expired));
+    }
+
+    #[test]
+    fn a_token_for_a_stream_opens_no_recording_and_the_other_way_round() {
+        let key = PoolKey::new(&[7; 32]).unwrap();
+        let loan = Loan {
+            storage: "local".into(),
+            path: "show-1.mp4".into(),
+            owner: "media-live-1".into(),
+            node: "media-live-2".into(),
+            expires: 1_000,
+        };
+
+        assert_eq!(key.verify(&key.sign(&loan), 1_000), Ok(loan.clone()));
+        assert_eq!(key.verify::<Loan>(&key.sign(&loan), 1_001), Err(Invalid::Expired));
+        assert_eq!(key.verify::<Grant>(&key.sign(&loan), 0), Err(Invalid::Forged));
+        assert_eq!(key.verify::<Loan>(&key.sign(&grant()), 0), Err(Invalid::Forged));
     }
 
     #[test]
@@ -128,14 +181,18 @@ mod tests {
         let (key, other) = (PoolKey::new(&[7; 32]).unwrap(), PoolKey::new(&[8; 32]).unwrap());
         let token = key.sign(&grant());
         let forged = other.sign(&Grant { expires: i64::MAX, ..grant() });
-        assert_eq!(key.verify(&forged, 0), Err(Invalid::Forged));
+        assert_eq!(key.verify::<Grant>(&forged, 0), Err(Invalid::Forged));
         for at in 0..token.len() {
             let mut changed = token.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(key.verify(std::str::from_utf8(&changed).unwrap(), 0), Err(Invalid::Forged), "byte {at}");
+            assert_eq!(
+                key.verify::<Grant>(std::str::from_utf8(&changed).unwrap(), 0),
+                Err(Invalid::Forged),
+                "byte {at}"
+            );
         }
         for garbage in ["", ".", "1..", "1.e30.", &"x".repeat(5_000)] {
-            assert_eq!(key.verify(garbage, 0), Err(Invalid::Forged));
+            assert_eq!(key.verify::<Grant>(garbage, 0), Err(Invalid::Forged));
         }
     }
 
