@@ -72,6 +72,7 @@ fn wrong_values_are_refused_with_their_names() {
         ("ingress.enabled=true", "set operator.rest.tokenSecret.name"),
         ("gateway.tcp.enabled=true", "gateway.tcp.parentRefs must name the Gateway"),
         ("mediaNode.rtmps.enabled=true", "mediaNode.rtmps.secretName must name the Secret"),
+        ("mediaNode.https.enabled=true", "mediaNode.rtmps.secretName must name the Secret"),
         ("mediaNode.service.type=NodePort", "needs mediaNode.managedBy=Deployment"),
         ("secrets.names={a,a}", "/secrets/names"),
     ] {

@@ -148,11 +148,11 @@ service:
   {{- end }}
 template:
   imagePullPolicy: {{ .image.pullPolicy }}
-  {{- if .rtmps.enabled }}
+  {{- if include "tallylight.tls" $ }}
   volumes:
-  {{- include "tallylight.rtmps.volume" $ | nindent 2 }}
+  {{- include "tallylight.tls.volume" $ | nindent 2 }}
   volumeMounts:
-  {{- include "tallylight.rtmps.mount" $ | nindent 2 }}
+  {{- include "tallylight.tls.mount" $ | nindent 2 }}
   {{- end }}
   {{- with $.Values.imagePullSecrets }}
   imagePullSecrets:
@@ -171,8 +171,8 @@ template:
   env:
   - name: TALLYLIGHT_LOG_FORMAT
     value: {{ .logFormat }}
-  {{- if .rtmps.enabled }}
-  {{- include "tallylight.rtmps.env" $ | nindent 2 }}
+  {{- if include "tallylight.tls" $ }}
+  {{- include "tallylight.tls.env" $ | nindent 2 }}
   {{- end }}
   {{- with .env }}
   {{- toYaml . | nindent 2 }}
@@ -181,26 +181,38 @@ template:
 {{- end }}
 {{- end }}
 
-{{/* RTMP over TLS. The port is of the pods; the Service has the one that users see. */}}
+{{/* RTMP and HTTP over TLS. The ports are of the pods; the Services have those that users see. */}}
 {{- define "tallylight.rtmps.port" -}}1936{{- end }}
+{{- define "tallylight.https.port" -}}5443{{- end }}
 
-{{- define "tallylight.rtmps.env" -}}
+{{/* Whether media nodes need a certificate. */}}
+{{- define "tallylight.tls" -}}
+{{- if or .Values.mediaNode.rtmps.enabled .Values.mediaNode.https.enabled }}true{{ end -}}
+{{- end }}
+
+{{- define "tallylight.tls.env" -}}
+{{- if .Values.mediaNode.rtmps.enabled -}}
 - name: TALLYLIGHT_RTMPS_ADDRESS
   value: 0.0.0.0:{{ include "tallylight.rtmps.port" . }}
+{{ end -}}
+{{- if .Values.mediaNode.https.enabled -}}
+- name: TALLYLIGHT_PUBLIC_HTTPS_ADDRESS
+  value: 0.0.0.0:{{ include "tallylight.https.port" . }}
+{{ end -}}
 - name: TALLYLIGHT_TLS_CERT
   value: /etc/tallylight/tls/tls.crt
 - name: TALLYLIGHT_TLS_KEY
   value: /etc/tallylight/tls/tls.key
 {{- end }}
 
-{{- define "tallylight.rtmps.volume" -}}
+{{- define "tallylight.tls.volume" -}}
 - name: tls
   secret:
     secretName: {{ required "mediaNode.rtmps.secretName must name the Secret with the certificate" .Values.mediaNode.rtmps.secretName }}
     defaultMode: 288 # 0440, in the form that every YAML reader reads alike
 {{- end }}
 
-{{- define "tallylight.rtmps.mount" -}}
+{{- define "tallylight.tls.mount" -}}
 - name: tls
   mountPath: /etc/tallylight/tls
   readOnly: true
