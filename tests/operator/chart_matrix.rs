@@ -106,6 +106,8 @@ const MATRIX: &[(&str, &[&str])] = &[
         &[
             "networkPolicy.egress.enabled=true",
             "networkPolicy.egress.apiServerTo[0].ipBlock.cidr=10.0.0.1/32",
+            "networkPolicy.egress.mediaTo[0].ports[0].port=9000",
+            "networkPolicy.egress.mediaTo[0].to[0].ipBlock.cidr=192.0.2.1/32",
             "networkPolicy.mediaFrom[0].ipBlock.cidr=0.0.0.0/0",
             "networkPolicy.restFrom[0].podSelector.matchLabels.app=web",
             "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring",
