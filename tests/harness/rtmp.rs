@@ -1,7 +1,7 @@
 //! An RTMP client that shows the server's status codes, which ffmpeg and GStreamer keep to themselves, and that can stop
 //! half-way: connected and silent, published and without media.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::rtmp::{
     Kind, Message,
@@ -12,11 +12,13 @@ use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{interval, timeout},
 };
 
 /// The server answers a publish within 5 s also when its store does not.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How often it is looked what of a clip is due: four times a frame.
+const TICK: Duration = Duration::from_millis(10);
 
 /// How a publish or play was answered.
 #[derive(Debug)]
@@ -126,6 +128,25 @@ impl Client {
     pub async fn send(&mut self, message: &Message) -> Result<()> {
         self.session.send(message);
         self.flush().await
+    }
+
+    /// Sends a clip in real time until then, or its end. Returns how much of it was sent.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send_clip(&mut self, clip: &[Message], until: Instant) -> Result<Duration> {
+        let (start, mut ticks, mut sent) = (Instant::now(), interval(TICK), 0);
+        let mut messages = clip.iter();
+        while Instant::now() < until {
+            ticks.tick().await;
+            let now = u32::try_from(start.elapsed().as_millis())?;
+            while let Some(message) = messages.as_slice().first().filter(|message| message.timestamp_ms <= now) {
+                self.send(message).await?;
+                sent = message.timestamp_ms;
+                messages.next();
+            }
+        }
+        Ok(Duration::from_millis(sent.into()))
     }
 
     /// Unpublishes in due form, and closes.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -119,6 +119,14 @@ impl S3 {
     /// # Errors
     /// When there is no room, or no port.
     pub async fn start(buckets: &[&str]) -> Result<Self> {
+        Self::start_on(Ipv4Addr::LOCALHOST, buckets).await
+    }
+
+    /// As [`S3::start`], on an address of a network that the caller has entered.
+    ///
+    /// # Errors
+    /// As [`S3::start`].
+    pub async fn start_on(host: Ipv4Addr, buckets: &[&str]) -> Result<Self> {
         // for the clients of the test; fails when there is one already, and then that one serves
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let root = tempfile::tempdir()?;
@@ -136,7 +144,7 @@ impl S3 {
             FileSystem::new(root.path()).map_err(|error| anyhow::anyhow!("failed to open the store: {error:?}"))?;
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(Keys(Arc::clone(&shared)));
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = TcpListener::bind((host, 0)).await?;
         let address = listener.local_addr()?;
         let mut s3 = Self { address, root, shared, service: builder.build(), tasks: JoinSet::new() };
         s3.serve(listener);

@@ -14,7 +14,7 @@ use tests::{
 };
 
 use crate::{
-    recording::{AAC, H264, TONE, VIDEO, encode, files, listed, name, ready, send, storage},
+    recording::{AAC, H264, TONE, VIDEO, encode, files, listed, name, ready, storage},
     standalone::{SOON, Standalone},
 };
 
@@ -67,7 +67,7 @@ async fn a_picture_size_and_a_codec_that_change_in_mid_stream_begin_the_next_par
 
     let mut publisher = server.publish("show").await?;
     let lasts = Duration::from_millis(sent.last().context("a message")?.timestamp_ms.into());
-    send(&mut publisher, &sent, Instant::now() + lasts + Duration::from_millis(100)).await?;
+    publisher.send_clip(&sent, Instant::now() + lasts + Duration::from_millis(100)).await?;
     publisher.finish().await?;
 
     let hooks = ready(&server, 3).await?;

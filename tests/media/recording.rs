@@ -20,11 +20,10 @@ use tests::{
     media::{self, Publisher},
     probe,
     receiver::{Receiver, Request},
-    repository, rtmp as client,
+    repository,
     service::Launch,
     wait,
 };
-use tokio::time::interval;
 
 use crate::{
     cluster::{Cluster, LEASE_EXPIRED, node},
@@ -288,22 +287,6 @@ async fn a_disk_that_is_full_costs_what_does_not_fit_and_recording_goes_on_when_
     server.receiver.check_promises()
 }
 
-/// Sends a clip in real time, again and again, until the server is gone. Returns how much of it was sent.
-pub(crate) async fn send(client: &mut client::Client, clip: &[Message], until: Instant) -> Result<Duration> {
-    let (start, mut ticks, mut sent) = (Instant::now(), interval(Duration::from_millis(10)), 0);
-    let mut messages = clip.iter();
-    while Instant::now() < until {
-        ticks.tick().await;
-        let now = u32::try_from(start.elapsed().as_millis())?;
-        while let Some(message) = messages.as_slice().first().filter(|message| message.timestamp_ms <= now) {
-            client.send(message).await?;
-            sent = message.timestamp_ms;
-            messages.next();
-        }
-    }
-    Ok(Duration::from_millis(sent.into()))
-}
-
 /// Twenty seconds of what encoders send.
 fn clip(folder: &Path) -> Result<Vec<Message>> {
     let path = folder.join("clip.flv");
@@ -321,7 +304,7 @@ async fn a_kill_at_any_moment_costs_at_most_a_second_and_each_file_is_told_of_on
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let lasts = Duration::from_millis(1_200 + (seed >> 33) % 2_500);
         let mut publisher = come_back(&server.rtmp(&format!("show-{round}"))).await?;
-        sent.push(send(&mut publisher, &clip, Instant::now() + lasts).await?);
+        sent.push(publisher.send_clip(&clip, Instant::now() + lasts).await?);
         server.service.process.kill()?;
         server.service = server.launch.start().await?;
     }
@@ -381,7 +364,7 @@ async fn a_playlist_and_its_segments_survive_a_kill_as_well() -> Result<()> {
     ready(&server, 1).await?;
     let clip = clip(server.folder.path())?;
     let mut cut = come_back(&server.rtmp("cut")).await?;
-    let sent = send(&mut cut, &clip, Instant::now() + Duration::from_millis(5_300)).await?;
+    let sent = cut.send_clip(&clip, Instant::now() + Duration::from_millis(5_300)).await?;
     server.service.process.kill()?;
     server.service = server.launch.start().await?;
 
@@ -414,7 +397,7 @@ async fn a_silence_is_a_discontinuity_of_the_playlist_also_when_a_kill_follows()
     let (mut whole, mut cut) = (server.publish("whole").await?, server.publish("cut").await?);
     // a second after the silence: its segment is in no playlist yet
     let until = Instant::now() + Duration::from_secs(7);
-    tokio::try_join!(send(&mut whole, &clip, until), send(&mut cut, &clip, until))?;
+    tokio::try_join!(whole.send_clip(&clip, until), cut.send_clip(&clip, until))?;
     whole.finish().await?;
     ready(&server, 1).await?;
     server.service.process.kill()?;
