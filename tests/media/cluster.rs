@@ -6,10 +6,10 @@ use anyhow::Result;
 use jiff::Timestamp;
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
-use tallylight_crds::{Broadcast, BroadcastState};
+use tallylight_crds::{Broadcast, BroadcastState, Recording};
 use tempfile::TempDir;
 use tests::{
-    apiserver::{ControlPlane, Parts},
+    apiserver::{Call, ControlPlane, Parts},
     identity,
     install::{self, Tenant},
     media::{self, Publisher},
@@ -119,6 +119,38 @@ async fn a_streams_start_and_end_reach_its_webhook() -> Result<()> {
     let refused: Vec<_> = calls.iter().filter(|call| call.status == 403).collect();
     assert!(refused.is_empty(), "the chart's roles miss rights: {refused:#?}");
     Ok(())
+}
+
+/// Publish to `vodReady`, and what is noted after it: all that both accounts ask to be written of it.
+#[tokio::test]
+async fn the_life_of_a_stream_that_is_recorded_costs_few_writes() -> Result<()> {
+    let cluster = Cluster::new("record-writes", json!({"recording": {"mode": "On"}})).await?;
+    cluster.broadcast("show").await?;
+    let ready = |broadcast: &Broadcast| !broadcast.status_or_default().conditions.is_empty();
+    cluster.tenant.until("show", "to have conditions", SOON, ready).await?;
+    cluster.ffmpeg("show").await?.stop_after(&cluster.receiver, 1).await?;
+    let hooks = cluster.receiver.wait_for(3, SOON).await?;
+    assert_eq!(hooks[2].action(), "vodReady");
+    cluster.tenant.settled("show", 3, SOON).await?;
+    let recordings = Api::<Recording>::namespaced(cluster.tenant.admin.clone(), &cluster.tenant.namespace);
+    wait::until("the recording to note its hook", SOON, async || {
+        let all = recordings.list(&kube::api::ListParams::default()).await.map_err(|error| error.to_string())?.items;
+        if all.len() == 1 && all.iter().all(Recording::is_announced) { Ok(()) } else { Err(format!("{all:#?}")) }
+    })
+    .await?;
+
+    // What follows the last acknowledgement comes at once.
+    let writes = || -> Result<Vec<Call>> {
+        let calls = cluster.tenant.plane.calls(&cluster.tenant.namespace)?.into_iter();
+        let is_of_it = |call: &Call| ["broadcasts", "recordings"].iter().any(|kind| call.resource.starts_with(kind));
+        Ok(calls.filter(|call| call.writes() && is_of_it(call)).collect())
+    };
+    wait::throughout("nothing follows", Duration::from_secs(3), async || {
+        let writes = writes()?;
+        anyhow::ensure!(writes.len() <= 12, "{} writes: {writes:#?}", writes.len());
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
