@@ -5,5 +5,6 @@
 mod losses;
 mod moves;
 mod newcomers;
+mod recordings;
 mod release;
 mod story;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -18,13 +18,22 @@ use tests::{
     http,
     media::{self, Publisher},
     receiver::{Receiver, Request},
-    repository, wait,
+    repository,
+    s3::{self, S3},
+    wait,
 };
 
 pub(crate) const NAMESPACE: &str = "studio";
 /// Of REST; the Secret `rest` holds it.
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+/// Of HTTP, at pods and their Service.
+const USERS_PORT: u16 = 5080;
 const MEDIA: &str = "app.kubernetes.io/component=media-node";
+/// Storages of the pool: a claim that the pods of both machines mount, and a bucket.
+pub(crate) const SHARED: &str = "shared";
+pub(crate) const BUCKET: &str = "bucket";
+/// The claim, its volume, and the Secret of the bucket.
+const VODS: &str = "vods";
 /// For what takes a moment on a quiet machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
@@ -32,6 +41,7 @@ pub(crate) struct Release {
     pub(crate) cluster: Cluster,
     pub(crate) admin: Client,
     pub(crate) receiver: Receiver,
+    pub(crate) s3: S3,
     pub(crate) work: tempfile::TempDir,
     /// From `helm install` until all is ready.
     pub(crate) ready_after: Duration,
@@ -47,12 +57,14 @@ impl Release {
         cluster.kubectl(&["create", "namespace", NAMESPACE]).await?;
         cluster.kubectl(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"]).await?;
         let receiver = Receiver::start_on(Ipv4Addr::from(CLIENT)).await?;
+        let s3 = S3::start_on(Ipv4Addr::from(CLIENT), &[VODS]).await?;
         let admin = cluster.client().await?;
         let work = repository::folder("e2e")?;
-        let begin = Instant::now();
-        let mut release = Self { cluster, admin, receiver, work, ready_after: Duration::ZERO };
+        let mut release = Self { cluster, admin, receiver, s3, work, ready_after: Duration::ZERO };
         let token = format!("--from-literal=token={TOKEN}");
         release.kubectl(&["create", "secret", "generic", "rest", &token]).await?;
+        release.storages().await?;
+        let begin = Instant::now();
         release.helm("install", &[]).await?;
         release.kubectl(&["rollout", "status", "deployment/tallylight-operator", "--timeout=60s"]).await?;
         // the operator that leads makes it
@@ -63,6 +75,43 @@ impl Release {
         release.cluster.enter_by(1).await?;
         release.broadcasts(&["show".to_owned()]).await?;
         Ok(release)
+    }
+
+    /// Makes what the storages need. The volume is `local` and not `hostPath`: the kubelet gives that one to the pod's group.
+    async fn storages(&self) -> Result<()> {
+        let folder = self.shared_folder();
+        std::fs::create_dir(&folder)?;
+        let (size, modes) = (json!({"storage": "1Gi"}), json!(["ReadWriteMany"]));
+        let machines = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "Exists"}]}]);
+        let items = json!([
+            {
+                "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": VODS},
+                "spec": {
+                    "capacity": size, "accessModes": modes, "storageClassName": "", "persistentVolumeReclaimPolicy": "Retain",
+                    "local": {"path": folder}, "nodeAffinity": {"required": {"nodeSelectorTerms": machines}},
+                },
+            },
+            {
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": VODS},
+                "spec": {"accessModes": modes, "storageClassName": "", "volumeName": VODS, "resources": {"requests": size}},
+            },
+            {
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": VODS},
+                "stringData": {"access-key-id": s3::KEY_ID, "secret-access-key": s3::SECRET},
+            },
+        ]);
+        self.apply(&items).await
+    }
+
+    /// What is in the storage that the nodes share.
+    pub(crate) fn shared_folder(&self) -> PathBuf {
+        self.cluster.folder().join(SHARED)
+    }
+
+    async fn apply(&self, items: &Value) -> Result<()> {
+        let file = self.folder().join("applied.json");
+        std::fs::write(&file, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())?;
+        self.kubectl(&["apply", "-f", &file.display().to_string()]).await.map(drop)
     }
 
     /// Runs `helm install` or `helm upgrade` with the values of this suite and `more`.
@@ -82,6 +131,13 @@ impl Release {
         for value in values.iter().chain(more) {
             arguments.extend(["--set", value]);
         }
+        // pods know no names of the test's network, and neither does the test: the address is one that both reach
+        let storages = json!([
+            {"name": SHARED, "volume": {"claimName": VODS}},
+            {"name": BUCKET, "s3": {"bucket": VODS, "prefix": "live", "endpoint": self.s3.url(), "secretRef": {"name": VODS}}},
+        ]);
+        let storages = format!("mediaPool.storages={storages}");
+        arguments.extend(["--set-json", &storages]);
         self.cluster.helm("helm", &arguments).await.map(drop)
     }
 
@@ -93,17 +149,21 @@ impl Release {
 
     /// Makes Broadcasts whose hooks go to the receiver by name, and waits until they would take a publisher.
     pub(crate) async fn broadcasts(&self, names: &[String]) -> Result<()> {
+        self.broadcasts_with(names, &json!({})).await
+    }
+
+    /// As [`Release::broadcasts`], with more in their specs.
+    pub(crate) async fn broadcasts_with(&self, names: &[String], spec: &Value) -> Result<()> {
         let hook_url = format!("http://client.rig:{}/hook", self.receiver.port());
         let broadcast = |name: &String| {
-            json!({
+            let mut broadcast = json!({
                 "apiVersion": "tallylight.dev/v1alpha1", "kind": "Broadcast", "metadata": {"name": name},
                 "spec": {"pool": "live", "listenerHookURL": hook_url},
-            })
+            });
+            json_patch::merge(&mut broadcast["spec"], spec);
+            broadcast
         };
-        let items: Vec<_> = names.iter().map(broadcast).collect();
-        let file = self.folder().join("broadcasts.json");
-        std::fs::write(&file, json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string())?;
-        self.kubectl(&["apply", "-f", &file.display().to_string()]).await?;
+        self.apply(&names.iter().map(broadcast).collect()).await?;
         let made: Vec<_> = names.iter().map(|name| format!("broadcast/{name}")).collect();
         let mut arguments = vec!["wait", "--for=condition=Ready", "--timeout=60s"];
         arguments.extend(made.iter().map(String::as_str));
@@ -186,11 +246,16 @@ impl Release {
 
     /// What REST says of a Broadcast, asked for at the same address.
     pub(crate) async fn rest(&self, broadcast: &str) -> Result<Value> {
-        let address = format!("{}:5080", self.service_address().await?);
+        let address = self.http_address().await?;
         let path = format!("/LiveApp/rest/v2/broadcasts/{broadcast}");
         let answer = http::request_as(Some(TOKEN), Method::GET, &address, &path, None).await?;
         ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
         answer.json()
+    }
+
+    /// Where a pod of the Service serves HTTP to users.
+    pub(crate) async fn http_address(&self) -> Result<String> {
+        Ok(format!("{}:{USERS_PORT}", self.service_address().await?))
     }
 
     async fn service_address(&self) -> Result<String> {
@@ -254,6 +319,11 @@ pub(crate) fn address(pod: &Pod) -> Result<String> {
 /// Where publishers and players reach this one pod.
 pub(crate) fn url(pod: &Pod, broadcast: &str) -> Result<String> {
     Ok(format!("rtmp://{}:1935/LiveApp/{broadcast}", address(pod)?))
+}
+
+/// Where users reach this one pod over HTTP.
+pub(crate) fn http_address(pod: &Pod) -> Result<String> {
+    Ok(format!("{}:{USERS_PORT}", address(pod)?))
 }
 
 pub(crate) fn is_ready(pod: &Pod) -> bool {

@@ -13,7 +13,8 @@ use tests::{media, wait};
 
 use crate::{
     moves, newcomers,
-    release::{NAMESPACE, Release, SOON, expect, machine, report, url},
+    recordings::{self, Show},
+    release::{BUCKET, NAMESPACE, Release, SHARED, SOON, expect, http_address, machine, report, url},
 };
 
 /// What the issue of node loss promises: 15 s of Lease and the next look.
@@ -30,12 +31,14 @@ async fn a_release_is_installed_used_hurt_upgraded_and_removed() -> Result<()> {
     ensure!(release.ready_after <= Duration::from_secs(15) * SLACK, "ready after {:?}", release.ready_after);
 
     plays_from_any_pod(&release).await?;
+    recordings::is_played_and_fetched(&release).await?;
     outlives_a_container(&release).await?;
     outlives_a_machine(&release).await?;
     is_upgraded_under_a_publisher(&release).await?;
     newcomers::new_pods_take_publishers(&release, 1).await?;
     moves::a_drain_waits_for_a_publisher_that_stays(&release).await?;
     moves::sessions_outlive_their_pods(&release).await?;
+    recordings::are_told_of_once(&release).await?;
     release.receiver.check_promises()?;
     is_removed(&release).await
 }
@@ -61,47 +64,60 @@ async fn plays_from_any_pod(release: &Release) -> Result<()> {
     expect(&end, "liveStreamEnded", Some("PublisherClosed"))
 }
 
+/// What was recorded to a bucket is on the pod's own volume until then: the next container finishes and uploads it.
 async fn outlives_a_container(release: &Release) -> Result<()> {
-    let publisher = release.publish("second", &release.service_url("show").await?).await?;
-    release.hook(3, Instant::now(), SOON).await?;
-    let owner = release.owner("show").await?;
+    let mut show = Show::new(release, "clip", BUCKET).await?;
+    let (silent, sent) = show.send(&release.service_url("clip").await?).await?;
+    let owner = release.owner("clip").await?;
     let begin = Instant::now();
     release.kill_container(&owner).await?;
-    let (end, after) = release.hook(4, begin, SOON).await?;
-    expect(&end, "liveStreamEnded", Some("NodeLost"))?;
+    show.lost().await?;
+    let after = begin.elapsed();
     report("container SIGKILL to End received", &[after]);
     ensure!(after <= CONTAINER_LOSS * SLACK, "{after:?}");
-    drop(publisher);
-    release.media_nodes(2).await.map(drop)
+    drop(silent);
+    let vod = show.vod().await?;
+    report("container SIGKILL to vodReady of the bucket received", &[begin.elapsed()]);
+    release.media_nodes(2).await?;
+    vod.has(release, &release.http_address().await?, sent).await?;
+    recordings::is_redirected(release, &vod).await
 }
 
+/// What was recorded to a claim that the machines share is finished on the other one.
 async fn outlives_a_machine(release: &Release) -> Result<()> {
-    let publisher = release.publish("third", &release.service_url("show").await?).await?;
-    release.hook(5, Instant::now(), SOON).await?;
-    let lost = machine(&release.owner("show").await?)?;
+    let mut show = Show::new(release, "serial", SHARED).await?;
+    let (silent, sent) = show.send(&release.service_url("serial").await?).await?;
+    let lost = machine(&release.owner("serial").await?)?;
     let begin = Instant::now();
     release.cluster.kill_node(lost).await?;
-    let (end, after) = release.hook(6, begin, SOON * 2).await?;
-    expect(&end, "liveStreamEnded", Some("NodeLost"))?;
+    show.lost().await?;
+    let after = begin.elapsed();
     report("machine powered off to End received", &[after]);
     ensure!(after <= NODE_LOSS * SLACK, "{after:?}");
-    drop(publisher);
+    drop(silent);
 
     // The other machine has the pool, and takes the same publisher through the same address.
     release.cluster.enter_by(3 - lost).await?;
+    let vod = show.vod().await?;
+    report("machine powered off to vodReady received", &[begin.elapsed()]);
+    let heir = release.pods().get(&vod.recording.spec.node).await?;
+    ensure!(machine(&heir)? != lost, "it was finished by a pod that is off");
+    vod.has(release, &http_address(&heir)?, sent).await?;
+    let hooks = release.receiver.accepted().len();
     let again = release.publish("fourth", &release.service_url("show").await?).await?;
-    let (start, _) = release.hook(7, begin, SOON).await?;
+    let (start, _) = release.hook(hooks + 1, begin, SOON).await?;
     expect(&start, "liveStreamStarted", None)?;
     again.stop().await?;
-    release.hook(8, begin, SOON).await?;
+    release.hook(hooks + 2, begin, SOON).await?;
     release.cluster.power_on().await?;
     release.media_nodes(2).await.map(drop)
 }
 
 /// Two new operators, and not one media pod touched: the session goes on.
 async fn is_upgraded_under_a_publisher(release: &Release) -> Result<()> {
+    let hooks = release.receiver.accepted().len();
     let publisher = release.publish("fifth", &release.service_url("show").await?).await?;
-    release.hook(9, Instant::now(), SOON).await?;
+    release.hook(hooks + 1, Instant::now(), SOON).await?;
     let before = revisions(release).await?;
     let owner = fingerprint(&release.owner("show").await?);
     release.helm("upgrade", &["operator.podAnnotations.upgraded=yes"]).await?;
@@ -109,9 +125,9 @@ async fn is_upgraded_under_a_publisher(release: &Release) -> Result<()> {
     let now = fingerprint(&release.owner("show").await?);
     ensure!(now == owner, "the pod on air was touched: {owner} became {now}");
     ensure!(revisions(release).await? == before, "the upgrade made media pods of a new revision");
-    ensure!(release.receiver.accepted().len() == 9, "the upgrade ended or started something");
+    ensure!(release.receiver.accepted().len() == hooks + 1, "the upgrade ended or started something");
     publisher.stop().await?;
-    let (end, _) = release.hook(10, Instant::now(), SOON).await?;
+    let (end, _) = release.hook(hooks + 2, Instant::now(), SOON).await?;
     expect(&end, "liveStreamEnded", Some("PublisherClosed"))
 }
 
@@ -129,6 +145,7 @@ async fn revisions(release: &Release) -> Result<BTreeSet<Option<String>>> {
 }
 
 async fn is_removed(release: &Release) -> Result<()> {
+    recordings::are_deleted(release).await?;
     release.kubectl(&["delete", "broadcast", "--all", "--timeout=60s"]).await?;
     release.cluster.helm("helm3", &["uninstall", "tallylight", "--namespace", NAMESPACE, "--wait"]).await?;
     let pods = release.pods();
@@ -139,7 +156,7 @@ async fn is_removed(release: &Release) -> Result<()> {
     })
     .await?;
     let kinds = "deployments,services,secrets,leases,configmaps,serviceaccounts,roles,rolebindings,poddisruptionbudgets,\
-                 mediapools,broadcasts,networkpolicies";
+                 mediapools,broadcasts,recordings,networkpolicies";
     wait::until("nothing to be left in the namespace", SOON, async || {
         let left = release.kubectl(&["get", kinds, "-o", "name"]).await.map_err(|error| error.to_string())?;
         // The Lease of the election is the operators' own, and the next release's to take over.
@@ -148,6 +165,7 @@ async fn is_removed(release: &Release) -> Result<()> {
             "serviceaccount/default",
             "lease.coordination.k8s.io/tallylight-operator",
             "secret/rest",
+            "secret/vods",
         ];
         let left: Vec<_> = left.lines().filter(|line| !stays.contains(line)).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
