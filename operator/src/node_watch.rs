@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     health::{Health, Watch},
-    nodes::{Change, Listed, NodeKey, Nodes},
+    nodes::{Change, Listed, Next, NodeKey, Nodes},
     pool::loads::Loads,
     scope::{Place, Scope},
 };
@@ -159,7 +159,7 @@ fn on_pod(
 fn seen(nodes: &mut Nodes, pod: &Pod) -> Vec<Change> {
     let node = key(pod);
     nodes.pod(node.clone(), pod.metadata.deletion_timestamp.is_some() || is_ready(pod) == Some(false));
-    if is_down(pod) { nodes.container_down(&node).into_iter().collect() } else { Vec::new() }
+    down(pod).and_then(|next| nodes.container_down(&node, next)).into_iter().collect()
 }
 
 /// What the pod's readiness probe says, once there is a kubelet that asks it.
@@ -168,16 +168,17 @@ pub(crate) fn is_ready(pod: &Pod) -> Option<bool> {
     conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status == "True")
 }
 
-/// Whether nothing of the pod runs, nor will for some time: it has failed as a whole, or its container died and the kubelet
+/// What follows when nothing of the pod runs, nor will for some time: it has failed as a whole, or its container died and the kubelet
 /// puts the next start off. A container that is started again at once says itself, sooner, which sessions it no longer has.
-fn is_down(pod: &Pod) -> bool {
+fn down(pod: &Pod) -> Option<Next> {
     let status = pod.status.clone().unwrap_or_default();
     let over = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
     let put_off = |container: &ContainerStatus| {
         let has_died = container.last_state.as_ref().is_some_and(|state| state.terminated.is_some());
         has_died && container.state.as_ref().is_some_and(|state| state.waiting.is_some())
     };
-    over || status.container_statuses.iter().flatten().any(put_off)
+    let is_put_off = status.container_statuses.iter().flatten().any(put_off);
+    if over { Some(Next::Nothing) } else { is_put_off.then_some(Next::Start) }
 }
 
 /// Reads the Leases of overdue nodes: an unchanged one proves that the connection works and the node is silent.
@@ -243,10 +244,17 @@ mod tests {
             }]}))
         };
 
-        assert!(is_down(&container(json!({"waiting": {"reason": "CrashLoopBackOff"}}), died.clone())));
-        assert!(is_down(&pod(&json!({"phase": "Failed", "reason": "Evicted"}))));
-        assert!(!is_down(&container(json!({"running": {}}), died.clone())), "it runs again");
-        assert!(!is_down(&container(died, json!({}))), "it is started again at once");
-        assert!(!is_down(&container(json!({"waiting": {"reason": "ContainerCreating"}}), json!({}))), "it never ran");
+        assert_eq!(
+            down(&container(json!({"waiting": {"reason": "CrashLoopBackOff"}}), died.clone())),
+            Some(Next::Start)
+        );
+        assert_eq!(down(&pod(&json!({"phase": "Failed", "reason": "Evicted"}))), Some(Next::Nothing));
+        assert_eq!(down(&container(json!({"running": {}}), died.clone())), None, "it runs again");
+        assert_eq!(down(&container(died, json!({}))), None, "it is started again at once");
+        assert_eq!(
+            down(&container(json!({"waiting": {"reason": "ContainerCreating"}}), json!({}))),
+            None,
+            "it never ran"
+        );
     }
 }

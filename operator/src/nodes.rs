@@ -49,6 +49,15 @@ pub(crate) enum Cause {
     LeaseExpired,
 }
 
+/// What follows the death of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The kubelet starts another one after a while, on the same disk.
+    Start,
+    /// Nothing: the pod is over.
+    Nothing,
+}
+
 #[derive(Debug)]
 struct Node {
     pool: Option<String>,
@@ -59,6 +68,8 @@ struct Node {
     /// By the process's clock, to know when to look closer.
     seen_at: Instant,
     lost: bool,
+    /// What its container's death was followed by, if that is how it was lost.
+    next: Option<Next>,
 }
 
 /// All media nodes that were seen, or that a session names.
@@ -112,6 +123,7 @@ impl Nodes {
             seen: connected,
             seen_at: now,
             lost: true,
+            next: None,
         });
         entry.pool.clone_from(&pool);
         if entry.renewal.as_deref() == Some(renewal) {
@@ -120,6 +132,7 @@ impl Nodes {
         entry.renewal = Some(renewal.to_owned());
         entry.seen = connected;
         entry.seen_at = now;
+        entry.next = None;
         if !std::mem::replace(&mut entry.lost, false) {
             return None;
         }
@@ -147,6 +160,7 @@ impl Nodes {
             seen: connected,
             seen_at: now,
             lost: false,
+            next: None,
         });
     }
 
@@ -165,7 +179,8 @@ impl Nodes {
     }
 
     /// The node's container has died and is not started again for now. A renewal by the next one finds the node again.
-    pub(crate) fn container_down(&mut self, node: &NodeKey) -> Option<Change> {
+    pub(crate) fn container_down(&mut self, node: &NodeKey, next: Next) -> Option<Change> {
+        self.nodes.get_mut(node)?.next = Some(next);
         self.lose(node, Cause::ContainerDown)
     }
 
@@ -194,6 +209,12 @@ impl Nodes {
     /// Whether the node's sessions must be closed.
     pub(crate) fn is_lost(&self, node: &NodeKey) -> bool {
         self.nodes.get(node).is_some_and(|node| node.lost)
+    }
+
+    /// Whether a node that is lost comes back with what was on its disk, as far as is known.
+    pub(crate) fn starts_again(&self, node: &NodeKey) -> bool {
+        let next = self.nodes.get(node).filter(|node| node.lost).and_then(|node| node.next);
+        next == Some(Next::Start) && self.pods.contains(node)
     }
 
     /// Whether a node that is lost has no pod any more, so that nothing of it will come back.
@@ -343,9 +364,12 @@ mod tests {
     #[test]
     fn a_container_that_died_takes_its_node_along_until_the_next_one_renews() {
         let (mut nodes, mut clock) = start();
-        assert_eq!(nodes.container_down(&node("a")), Some(lost(Cause::ContainerDown)));
-        assert_eq!(nodes.container_down(&node("a")), None, "once");
-        assert!(nodes.is_lost(&node("a")));
+        nodes.pod(node("a"), true);
+        assert_eq!(nodes.container_down(&node("a"), Next::Start), Some(lost(Cause::ContainerDown)));
+        assert_eq!(nodes.container_down(&node("a"), Next::Start), None, "once");
+        assert!(nodes.is_lost(&node("a")) && nodes.starts_again(&node("a")));
+        nodes.container_down(&node("a"), Next::Nothing);
+        assert!(!nodes.starts_again(&node("a")), "the pod is over");
         assert!(nodes.lease(node("a"), Some("live".into()), "r2", clock.after(12)).is_some());
         assert!(!nodes.is_lost(&node("a")));
     }

@@ -18,7 +18,7 @@ use kube::{
 use ledger::{Key, KubeStore, Recordings as _, Store as _};
 use serde_json::{Value, json};
 use tallylight_crds::{
-    Broadcast, Condition, ConditionStatus, Recording, RecordingState, RecordingTrouble, set_condition,
+    Broadcast, Condition, ConditionStatus, Recording, RecordingState, RecordingTrouble, Storage, set_condition,
 };
 use tokio::sync::mpsc;
 use webhook::{Told, tell};
@@ -184,18 +184,21 @@ impl Context {
         self.pools.listed().await;
         let namespace = recording.namespace().unwrap_or_default();
         let key = Key { namespace: namespace.clone(), name: recording.spec.node.clone() };
-        let present = self.pools.get(&namespace, &recording.spec.pool).is_some();
+        let pool = self.pools.get(&namespace, &recording.spec.pool);
+        let is_bucket = |storage: &Storage| storage.name == recording.spec.storage && storage.s3.is_some();
+        let uploads = pool.as_ref().is_some_and(|pool| pool.spec.storages.iter().any(is_bucket));
         let mut nodes = self.nodes.lock();
         if recording.is_leaving() || !recording.state().is_final() {
             nodes.expect(&key, Instant::now());
         }
         let node = match (nodes.is_lost(&key), nodes.is_gone(&key)) {
             (false, _) => Node::Alive,
+            (true, false) if nodes.starts_again(&key) => Node::Down,
             (true, false) => Node::Silent,
             (true, true) => Node::Gone,
         };
-        let open = || Pool::Present { open: nodes.open(&namespace, &recording.spec.pool) };
-        (node, if present { open() } else { Pool::Absent })
+        let present = |_| Pool::Present { open: nodes.open(&namespace, &recording.spec.pool), uploads };
+        (node, pool.map_or(Pool::Absent, present))
     }
 
     /// The Broadcast that was recorded: as the cache has it, else as the API server says; `None` when it is gone.

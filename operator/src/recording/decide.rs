@@ -8,6 +8,8 @@ use tallylight_crds::{LOCAL_STORAGE, Recording};
 pub(super) enum Node {
     /// It lives, or nothing else is known.
     Alive,
+    /// Its container died, and is started again after a while, on the same disk.
+    Down,
     /// It is silent. What is on its disk may come back with it.
     Silent,
     /// Its pod is no more, nor is what was on its disk.
@@ -18,9 +20,11 @@ pub(super) enum Node {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pool {
     Absent,
-    /// With the nodes that are open, in order.
     Present {
+        /// The nodes that are open, in order.
         open: Vec<String>,
+        /// What the recording is brought to is a bucket: what is not there yet is on its node's disk.
+        uploads: bool,
     },
 }
 
@@ -47,9 +51,9 @@ pub(super) fn decide(recording: &Recording, node: Node, pool: &Pool, now: Timest
     let needs_its_node = recording.is_leaving() || !recording.state().is_final();
     match node {
         Node::Alive if needs_its_node => Step::Wait,
-        Node::Silent | Node::Gone if needs_its_node => orphan(recording, node, pool),
-        Node::Alive | Node::Silent | Node::Gone if !recording.is_announced() => Step::Tell,
-        Node::Alive | Node::Silent | Node::Gone => match ledger::expiry(recording) {
+        Node::Down | Node::Silent | Node::Gone if needs_its_node => orphan(recording, node, pool),
+        Node::Alive | Node::Down | Node::Silent | Node::Gone if !recording.is_announced() => Step::Tell,
+        Node::Alive | Node::Down | Node::Silent | Node::Gone => match ledger::expiry(recording) {
             Some(end) if end <= now => Step::Delete,
             Some(end) => Step::Keep(end),
             None => Step::Wait,
@@ -59,12 +63,15 @@ pub(super) fn decide(recording: &Recording, node: Node, pool: &Pool, now: Timest
 
 fn orphan(recording: &Recording, node: Node, pool: &Pool) -> Step {
     let end = if recording.is_leaving() { Step::Release } else { Step::Fail };
-    let open = match pool {
+    let (open, uploads) = match pool {
         Pool::Absent => return end,
-        Pool::Present { open } => open,
+        Pool::Present { open, uploads } => (open, *uploads),
     };
     if recording.spec.storage == LOCAL_STORAGE {
         return if node == Node::Gone { end } else { Step::Wait };
+    }
+    if uploads && node == Node::Down {
+        return Step::Wait;
     }
     heir(recording, open).map_or(Step::Wait, Step::Assign)
 }
@@ -97,7 +104,7 @@ mod tests {
 
     fn step(recording: &Recording, node: Node, open: &[&str]) -> Step {
         let open = open.iter().map(|&node| node.to_owned()).collect();
-        decide(recording, node, &Pool::Present { open }, at(2030))
+        decide(recording, node, &Pool::Present { open, uploads: recording.spec.storage == "bucket" }, at(2030))
     }
 
     #[test]
@@ -109,6 +116,15 @@ mod tests {
         assert_eq!(decide(&shared, Node::Gone, &Pool::Absent, at(0)), Step::Fail);
         assert_eq!(step(&leaving(shared.clone()), Node::Gone, &["media-1"]), Step::Assign("media-1".into()));
         assert_eq!(decide(&leaving(shared), Node::Gone, &Pool::Absent, at(0)), Step::Release);
+    }
+
+    #[test]
+    fn what_is_not_in_its_bucket_yet_waits_for_a_container_that_is_started_again() {
+        let bucket = recording("bucket", RecordingState::Uploading);
+        assert_eq!(step(&bucket, Node::Down, &["media-1"]), Step::Wait);
+        assert_eq!(step(&bucket, Node::Silent, &["media-1"]), Step::Assign("media-1".into()));
+        let shared = recording("archive", RecordingState::Recording);
+        assert_eq!(step(&shared, Node::Down, &["media-1"]), Step::Assign("media-1".into()), "nothing is on its disk");
     }
 
     #[test]
