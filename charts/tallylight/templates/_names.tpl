@@ -218,9 +218,14 @@ template:
   readOnly: true
 {{- end }}
 
-{{/* Whether the media nodes serve HTTP to users: HLS, REST or both. */}}
+{{/* Whether the media nodes serve HTTP to players: HLS, recordings or both. */}}
+{{- define "tallylight.media.players" -}}
+{{- if or (ne .Values.mediaPool.hls.mode "Off") .Values.mediaPool.storages (ne (dig "mode" "Off" .Values.mediaPool.recording) "Off") }}true{{ end -}}
+{{- end }}
+
+{{/* Whether they serve HTTP to users: players, clients of REST or both. */}}
 {{- define "tallylight.media.http" -}}
-{{- if or (ne .Values.mediaPool.hls.mode "Off") (include "tallylight.rest.upstream" .) }}true{{ end -}}
+{{- if or (include "tallylight.media.players" .) (include "tallylight.rest.upstream" .) }}true{{ end -}}
 {{- end }}
 
 {{/* The MediaPool of the values, whoever applies it. */}}

@@ -11,7 +11,8 @@ use rest::Upstream;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tallylight_crds::{
-    Exposure, Hls, HlsMode, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy, Storage, is_host,
+    Exposure, Hls, HlsMode, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy, RecordingMode, Storage,
+    is_host,
 };
 use uuid::Uuid;
 
@@ -43,6 +44,8 @@ pub(crate) struct ValidatedPool {
     pub(crate) template: Template,
     pub(crate) rest_upstream: Option<Upstream>,
     pub(crate) hls: Hls,
+    /// Its Broadcasts are recorded, unless they say otherwise.
+    pub(crate) records: bool,
     /// Where recordings are kept.
     pub(crate) storages: Vec<Storage>,
     /// Names the part of the spec that pods are made of: it does not change when the operator is upgraded.
@@ -50,9 +53,10 @@ pub(crate) struct ValidatedPool {
 }
 
 impl ValidatedPool {
-    /// Whether the nodes serve HTTP to users: HLS, REST or both.
+    /// Whether the nodes serve HTTP to users: HLS, recordings or REST.
     pub(crate) fn serves_users(&self) -> bool {
-        self.hls.mode != HlsMode::Off || self.rest_upstream.is_some()
+        let has_recordings = self.records || !self.storages.is_empty();
+        self.hls.mode != HlsMode::Off || has_recordings || self.rest_upstream.is_some()
     }
 }
 
@@ -146,6 +150,7 @@ pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> R
         template,
         rest_upstream: given.rest_upstream.clone(),
         hls: pool.spec.hls.clone().unwrap_or_default(),
+        records: records(pool),
         storages: pool.spec.storages.clone(),
         name,
     })
@@ -294,6 +299,11 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
+fn records(pool: &MediaPool) -> bool {
+    let mode = pool.spec.recording.as_ref().and_then(|recording| recording.mode);
+    matches!(mode, Some(RecordingMode::On | RecordingMode::OnDemand))
+}
+
 /// A hash of what the user wrote, not of the pod that this version makes of it.
 fn revision(pool: &MediaPool, nodes: &MediaNodes, image: &str) -> String {
     let mut parts = json!({
@@ -309,6 +319,10 @@ fn revision(pool: &MediaPool, nodes: &MediaNodes, image: &str) -> String {
     }
     if !pool.spec.storages.is_empty() {
         parts["storages"] = json!(pool.spec.storages);
+    }
+    // with HLS the nodes serve users anyway
+    if records(pool) && pool.spec.hls.as_ref().is_some_and(|hls| hls.mode == HlsMode::Off) {
+        parts["records"] = json!(true);
     }
     let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, parts.to_string().as_bytes());
     hash.simple().to_string().chars().take(10).collect()

@@ -55,7 +55,11 @@ mod tests {
     fn built(nodes: serde_json::Value, mode: HlsMode, upstream: Option<&str>) -> Vec<(String, i32)> {
         let mut pool = with_rest(nodes, upstream).unwrap();
         pool.hls.mode = mode;
-        let ports = service(&pool).spec.unwrap().ports.unwrap();
+        ports(&pool)
+    }
+
+    fn ports(pool: &ValidatedPool) -> Vec<(String, i32)> {
+        let ports = service(pool).spec.unwrap().ports.unwrap();
         ports.into_iter().map(|port| (port.name.unwrap(), port.port)).collect()
     }
 
@@ -69,5 +73,16 @@ mod tests {
         assert_eq!(built(json!({}), HlsMode::OnDemand, None), [rtmp(1935), http.clone()]);
         assert_eq!(built(json!({}), HlsMode::Off, upstream), [rtmp(1935), http]);
         assert_eq!(built(json!({"service": {"port": 5080}}), HlsMode::Always, upstream), [rtmp(5080)]);
+    }
+
+    #[test]
+    fn http_has_a_port_where_there_are_recordings_and_nothing_else() {
+        let mut pool = with_rest(json!({}), None).unwrap();
+        pool.hls.mode = HlsMode::Off;
+        let http = [("rtmp".to_owned(), 1935), ("http".to_owned(), 5080)];
+
+        assert_eq!(ports(&ValidatedPool { records: true, ..pool.clone() }), http);
+        let storages = serde_json::from_value(json!([{"name": "vods", "volume": {"claimName": "vods"}}])).unwrap();
+        assert_eq!(ports(&ValidatedPool { storages, ..pool }), http);
     }
 }
