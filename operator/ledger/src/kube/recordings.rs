@@ -27,7 +27,10 @@ impl Recordings for KubeStore {
     async fn create_recording(&self, recording: &Recording) -> Result<Recording, Error> {
         let namespace = recording.metadata.namespace.as_deref().unwrap_or_default();
         let params = PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() };
-        answered(self.recordings_in(namespace).create(&params, recording)).await
+        // that of one which was read: an API server refuses it, before it says that there is one
+        let mut recording = recording.clone();
+        recording.metadata.resource_version = None;
+        answered(self.recordings_in(namespace).create(&params, &recording)).await
     }
 
     async fn patch_recording(&self, key: &Key, uid: &str, patch: &JsonPatch) -> Result<Recording, Error> {
