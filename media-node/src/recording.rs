@@ -25,7 +25,7 @@ use crate::{
     hub::Name,
     packager::Packagers,
     server::Node,
-    storage::{Bucket, Storage, Storages},
+    storage::{self, Bucket, Storage, Storages},
 };
 
 mod checksum;
@@ -37,6 +37,7 @@ mod metrics;
 mod mp4;
 mod objects;
 mod part;
+mod salvage;
 mod session;
 mod trouble;
 mod upload;
@@ -153,7 +154,7 @@ impl Recorder {
             match self.blocking(move || folder.growing()).await {
                 Ok(found) => {
                     for (place, recording) in found {
-                        if recording.spec.node == self.0.identity.node {
+                        if self.is_ours(&recording) {
                             self.restore(recording, place);
                         }
                     }
@@ -201,7 +202,7 @@ impl Recorder {
 
     /// Takes note of a Recording as it now is in the store: it may be new to this node, or to be deleted.
     pub(crate) fn observe_recording(&self, recording: &Recording) {
-        if recording.spec.node != self.0.identity.node {
+        if !self.is_ours(recording) {
             return;
         }
         if recording.is_leaving() {
@@ -280,12 +281,30 @@ impl Recorder {
         }
     }
 
+    fn is_ours(&self, recording: &Recording) -> bool {
+        recording.spec.node == self.0.identity.node
+    }
+
+    /// Whether a Recording is this node's, as the store says once it answers. One that it does not know is not made yet.
+    async fn has(&self, recording: &Recording) -> bool {
+        let found = self.0.objects.get(&Key::of_recording(recording)).await;
+        found.is_none_or(|found| self.is_ours(&found))
+    }
+
     /// Deletes what there is of a Recording's file.
     async fn delete_file(&self, recording: &Recording) -> Result<(), String> {
         let place = self.place(recording).map_err(|trouble| trouble.to_string())?;
         if let Some(bucket) = self.bucket(recording) {
             let name = &recording.spec.file_name;
-            bucket.abort(name, &place.path()).await.map_err(|trouble| trouble.to_string())?;
+            bucket.abort(name, &place.upload()).await.map_err(|trouble| trouble.to_string())?;
+            match bucket.abort_all(name).await {
+                Ok(()) => {}
+                // credentials of before this was needed; what is noted here is aborted, and a rule of the bucket sees to the rest
+                Err(denied @ storage::trouble::Trouble::Denied { .. }) => {
+                    warn!(file = name, %denied, "other uploads of a recording that is deleted may be left in the bucket");
+                }
+                Err(trouble) => return Err(trouble.to_string()),
+            }
             bucket.delete(name).await.map_err(|trouble| trouble.to_string())?;
         }
         self.blocking(move || place.delete()).await.map_err(|error| error.to_string())

@@ -8,6 +8,7 @@ use tallylight_crds::LOCAL_STORAGE;
 pub mod bucket;
 mod credentials;
 mod pace;
+pub mod salvage;
 pub mod trouble;
 pub mod upload;
 pub mod url;

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_LENGTH};
+use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use s3s::{
@@ -62,9 +63,20 @@ impl Ask {
         self.method == Method::POST && self.target.contains("uploads")
     }
 
+    /// Whether it asks for the uploads under way.
+    #[must_use]
+    pub fn is_list(&self) -> bool {
+        self.method == Method::GET && self.target.contains("?uploads")
+    }
+
     fn upload_id(&self) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
         query.split('&').find_map(|part| part.strip_prefix("uploadId="))
+    }
+
+    /// Bucket and key.
+    fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default().trim_matches('/')
     }
 
     /// Whether it makes an object of parts.
@@ -80,6 +92,8 @@ struct Shared {
     keys: Mutex<HashMap<String, String>>,
     script: Mutex<Arc<Script>>,
     asks: Mutex<Vec<Ask>>,
+    /// Uploads under way, by their keys.
+    begun: Mutex<Vec<(String, String)>>,
     /// Uploads that are over: S3 does not know them any more, while the files' store calls them forbidden.
     over: Mutex<HashSet<String>>,
     root: PathBuf,
@@ -137,6 +151,7 @@ impl S3 {
             keys: Mutex::new(HashMap::from([(KEY_ID.to_owned(), SECRET.to_owned())])),
             script: Mutex::new(Arc::new(|_ask: &Ask| Fault::None)),
             asks: Mutex::default(),
+            begun: Mutex::default(),
             over: Mutex::default(),
             root: root.path().to_owned(),
         });
@@ -193,6 +208,12 @@ impl S3 {
         lock(&self.shared.asks).clone()
     }
 
+    /// The keys of uploads under way, with their buckets.
+    #[must_use]
+    pub fn uploads(&self) -> Vec<String> {
+        lock(&self.shared.begun).iter().map(|(key, _)| key.clone()).collect()
+    }
+
     /// Closes the port and every connection.
     pub async fn stop(&mut self) {
         self.tasks.shutdown().await;
@@ -226,6 +247,27 @@ impl S3 {
 }
 
 impl Shared {
+    /// Takes note of an upload that is begun.
+    async fn begun(&self, ask: &Ask, response: Response<Body>) -> Result<Response<Body>, Closed> {
+        let (parts, body) = response.into_parts();
+        let text = body.collect().await.map_err(|_broken| Closed)?.to_bytes();
+        let document = String::from_utf8_lossy(&text).into_owned();
+        let id = document.split_once("<UploadId>").and_then(|(_, rest)| rest.split_once("</UploadId>"));
+        lock(&self.begun).extend(id.map(|(id, _)| (ask.path().to_owned(), id.to_owned())));
+        Ok(Response::from_parts(parts, Body::from(document)))
+    }
+
+    /// The uploads under way of a bucket.
+    fn list(&self, ask: &Ask) -> String {
+        let begun = lock(&self.begun);
+        let of_bucket = begun.iter().filter_map(|(path, id)| {
+            let key = path.strip_prefix(ask.path())?.strip_prefix('/')?;
+            Some(format!("<Upload><Key>{key}</Key><UploadId>{id}</UploadId></Upload>"))
+        });
+        let uploads: String = of_bucket.collect();
+        format!("<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{uploads}</ListMultipartUploadsResult>")
+    }
+
     /// What S3 refuses and the files' store does not, or with another code.
     fn refuses(&self, ask: &Ask) -> Fault {
         let bucket = ask.target.trim_start_matches('/').split(['/', '?']).next().unwrap_or_default();
@@ -265,8 +307,17 @@ async fn answer(shared: Arc<Shared>, service: S3Service, request: Request<Incomi
     lock(&shared.asks).push(ask.clone());
     let serve = async || {
         let response = service.call(request.map(Body::from)).await.map_err(|_broken| Closed)?;
-        if response.status().is_success() && (ask.is_complete() || ask.method == Method::DELETE) {
+        let status = response.status();
+        if status.is_success() && (ask.is_complete() || ask.method == Method::DELETE) {
             lock(&shared.over).extend(ask.upload_id().map(str::to_owned));
+            lock(&shared.begun).retain(|(_, id)| Some(id.as_str()) != ask.upload_id());
+        }
+        if status.is_success() && ask.is_begin() {
+            return shared.begun(&ask, response).await;
+        }
+        // the files' store has no such list; the signature was checked before
+        if ask.is_list() && status == StatusCode::NOT_IMPLEMENTED {
+            return Ok(Response::new(Body::from(shared.list(&ask))));
         }
         Ok(response)
     };

@@ -2,16 +2,22 @@
 
 use std::{
     fs::{self, File},
+    future::ready,
     io::{Seek, SeekFrom, Write},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
+
+use futures::future::BoxFuture;
 
 use tallylight_media_node::storage::{
     Bucket,
     trouble::Trouble,
-    upload::{Growth, Stopped, Uploaded},
+    upload::{Growth, Owner, Stopped, Uploaded},
     url::StorageUrl,
 };
 use tempfile::TempDir;
@@ -36,6 +42,8 @@ pub(crate) struct Rig {
     growth: watch::Sender<Growth>,
     pub(crate) trouble: Arc<watch::Sender<Option<Trouble>>>,
     cancel: CancellationToken,
+    /// Whether the file is still this one's.
+    has_it: Arc<AtomicBool>,
     uploads: JoinSet<Result<Uploaded, Stopped>>,
 }
 
@@ -67,7 +75,8 @@ impl Rig {
         let growth = watch::Sender::new(Growth::Open { len: 0 });
         let trouble = Arc::new(watch::Sender::new(None));
         let (cancel, uploads) = (CancellationToken::new(), JoinSet::new());
-        let mut rig = Self { s3, bucket, folder, file, content, growth, trouble, cancel, uploads };
+        let has_it = Arc::new(AtomicBool::new(true));
+        let mut rig = Self { s3, bucket, folder, file, content, growth, trouble, cancel, has_it, uploads };
         rig.begin();
         rig
     }
@@ -77,7 +86,22 @@ impl Rig {
         self.cancel = CancellationToken::new();
         let (bucket, file, growth) = (self.bucket.clone(), self.file.clone(), self.growth.subscribe());
         let (trouble, cancel) = (Arc::clone(&self.trouble), self.cancel.clone());
-        self.uploads.spawn(async move { bucket.upload(FILE, &file, growth, &trouble, &cancel).await });
+        let has_it = Arc::clone(&self.has_it);
+        self.uploads.spawn(async move {
+            let has_it = || -> BoxFuture<'_, bool> { Box::pin(ready(has_it.load(Ordering::Relaxed))) };
+            let owner = Owner { trouble: &trouble, cancel: &cancel, has_it: &has_it };
+            bucket.upload(FILE, &file, growth, owner).await
+        });
+    }
+
+    /// Begins another file and its upload, under the same name, as a node with another disk.
+    pub(crate) async fn begin_elsewhere(&mut self) {
+        self.kill().await;
+        let _noted = fs::remove_file(self.file.with_file_name("media.mp4.upload.json")); // if it was
+        self.content = File::create(&self.file).unwrap();
+        self.content.write_all(&head()).unwrap();
+        self.growth = watch::Sender::new(Growth::Open { len: 0 });
+        self.begin();
     }
 
     /// Ends the upload in mid-request, as a kill does.
@@ -114,6 +138,11 @@ impl Rig {
 
     pub(crate) fn cancel(&self) {
         self.cancel.cancel();
+    }
+
+    /// Another takes over.
+    pub(crate) fn lose(&self) {
+        self.has_it.store(false, Ordering::Relaxed);
     }
 
     /// Waits until so many parts have been noted.

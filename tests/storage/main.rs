@@ -4,5 +4,6 @@
 
 mod faults;
 mod growing;
+mod salvage;
 mod serving;
 mod trouble;

@@ -12,7 +12,7 @@
 mod index;
 mod recover;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
 use mp4_atom::Moov;
@@ -27,6 +27,9 @@ const BOX_HEADER: u64 = 8;
 const FREE: [u8; 16] = *b"\0\0\0\x10free\0\0\0\0\0\0\0\0";
 /// What it becomes, but for the size.
 const PATCH: [u8; 16] = *b"\0\0\0\x01mdat\0\0\0\0\0\0\0\0";
+
+/// What [`Finish::patch`] overwrites, in any file: the box behind an `ftyp` of ours.
+pub const PATCHED: Range<u64> = 28..44;
 
 /// Keeps the index of a file that is being written. An hour of 30 frames a second and AAC takes about 1.5 MB.
 #[derive(Debug)]

@@ -4,6 +4,8 @@
 //! ```text
 //! .recording/show-20260314-150926-1.mp4/recording.json   the Recording as it was begun
 //!                                      /media.mp4        the file, while it grows
+//!                                      /upload.mp4       the same file, for its upload to a bucket, and beside it what was sent
+//!                                      /fetched.mp4      what comes from a bucket, until it is here and becomes media.mp4
 //!                                      /whole.json       its status once the file is whole
 //! show-20260314-150926-1.mp4                             the file, once it is whole
 //!
@@ -34,6 +36,8 @@ const GROWING: &str = ".recording";
 const DAMAGED: &str = ".damaged";
 const SIDECAR: &str = "recording.json";
 const MEDIA: &str = "media.mp4";
+const UPLOAD: &str = "upload.mp4";
+const FETCHED: &str = "fetched.mp4";
 const WHOLE: &str = "whole.json";
 
 /// Room that a file begins with, in bytes: enough for the indexes of the files that are open, so that a disk that fills up does
@@ -113,6 +117,32 @@ impl Place {
         written
     }
 
+    /// Takes the place for a Recording of which nothing is here yet, or goes on with it.
+    pub(super) fn take_over(&self, recording: &Recording) -> io::Result<()> {
+        match self.sidecar() {
+            Ok(known) if known.metadata.name == recording.metadata.name => return Ok(()),
+            Ok(_another) => return Err(ErrorKind::AlreadyExists.into()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(self.growing())?;
+        write(&self.growing().join(SIDECAR), recording)?;
+        sync_names(&self.root.join(GROWING))
+    }
+
+    /// The file while it comes from its bucket.
+    pub(super) fn fetched(&self) -> PathBuf {
+        self.growing().join(FETCHED)
+    }
+
+    /// Makes what came from the bucket the file that has grown here. Returns its size.
+    pub(super) fn keep_fetched(&self) -> io::Result<u64> {
+        let bytes = self.fetched().metadata()?.len();
+        fs::rename(self.fetched(), self.media())?;
+        sync_names(&self.growing())?;
+        Ok(bytes)
+    }
+
     /// What kind of file it is, by its name.
     pub(super) fn format(&self) -> RecordingFormat {
         if self.file_name.ends_with(".m3u8") { RecordingFormat::Hls } else { RecordingFormat::Mp4 }
@@ -128,6 +158,20 @@ impl Place {
         match self.format() {
             RecordingFormat::Mp4 => self.growing().join(MEDIA),
             RecordingFormat::Hls => self.growing().join(self.stem()),
+        }
+    }
+
+    /// A name of the file that stays when it moves, for its upload.
+    pub(super) fn upload(&self) -> PathBuf {
+        self.growing().join(UPLOAD)
+    }
+
+    /// Gives the file that name, if it has not got it.
+    pub(super) fn link_upload(&self) -> io::Result<()> {
+        let from = if self.media().exists() { self.media() } else { self.path() };
+        match fs::hard_link(from, self.upload()) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
         }
     }
 

@@ -26,7 +26,10 @@ pub(super) struct Part {
 impl Part {
     /// Has the object made, and told of what follows. `recording` has the status that it begins with.
     pub(super) fn begin(recorder: &Recorder, recording: Recording, discard: CancellationToken) -> Self {
-        let status = watch::Sender::new(RecordingStatus::default());
+        // of a volume they are beside the file; of a bucket another node finds them in the store alone
+        let tracks = recorder.bucket(&recording).map(|_bucket| recording.status_or_default().tracks);
+        let begun = RecordingStatus { tracks: tracks.unwrap_or_default(), ..RecordingStatus::default() };
+        let status = watch::Sender::new(begun);
         let (objects, told) = (recorder.0.objects.clone(), recording.clone());
         let wanted = status.subscribe();
         let telling = recorder.0.tasks.spawn(async move { objects.tell(told, wanted).await });

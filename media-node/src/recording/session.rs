@@ -23,10 +23,12 @@ use super::{
     name_of,
     part::Part,
     trouble::{Reason, Trouble},
+    upload::Uploading,
 };
 use crate::{
     hub::Name,
     packager::{Fed, Follower},
+    storage::{trouble::Trouble as BucketTrouble, upload::Growth},
 };
 
 /// What a file that is written slowly holds back, in bytes: 10 s of 6 Mbit/s. When it is full, whole segments are lost, counted,
@@ -46,6 +48,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 const WELL: Duration = Duration::from_secs(60);
 /// Names that are tried for a file whose own is taken.
 const NAMES: u32 = 100;
+/// Longest wait for a bucket to say whether a name is taken; without an answer it is free.
+const NAME_DEADLINE: Duration = Duration::from_secs(2);
 /// Longest wait for the parts that a session has had before; without an answer it counts anew.
 const PARTS_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -138,6 +142,7 @@ struct Open {
     part: Part,
     place: Place,
     growing: Growing,
+    uploading: Option<Uploading>,
     synced: Instant,
     said_slow: bool,
 }
@@ -182,6 +187,10 @@ impl Files {
                     }
                     continue;
                 }
+                trouble = changes(self.open.as_mut()) => {
+                    self.say(trouble.as_ref());
+                    continue;
+                }
                 fed = follower.next() => fed,
                 () = sleep_until(sync_due.unwrap_or_else(Instant::now)), if sync_due.is_some() => {
                     self.write().await;
@@ -203,6 +212,17 @@ impl Files {
                 next = if taken < BATCH { follower.next().now_or_never() } else { None };
             }
             self.write().await;
+        }
+    }
+
+    /// Has the object of the file that grows say what is wrong with its bucket.
+    fn say(&self, trouble: Option<&BucketTrouble>) {
+        match (&self.open, trouble) {
+            (Some(open), Some(trouble)) => {
+                open.part.say(&self.recorder, RecordingState::Recording, &Trouble::of_bucket(trouble));
+            }
+            (Some(open), None) => open.part.say_well(),
+            (None, _) => {}
         }
     }
 
@@ -307,13 +327,21 @@ impl Files {
             Err(trouble) => return Begun::No(trouble),
         };
         let folder = self.recorder.0.folders.get(&recording.spec.storage).cloned();
+        let bucket = self.recorder.bucket(recording);
+        let goes_to_bucket = bucket.is_some();
+        if let Some(bucket) = bucket
+            && let Ok(Ok(Some(_))) = timeout(NAME_DEADLINE, bucket.size(&recording.spec.file_name)).await
+        {
+            return Begun::Taken;
+        }
         let (here, recording, init) = (place.clone(), recording.clone(), Arc::clone(init));
         let begin = move || {
             if let Some(folder) = folder {
                 folder.has_room()?;
             }
             here.take(&recording)?;
-            Growing::begin(&here, &init).inspect_err(|_| {
+            let link = |growing| if goes_to_bucket { here.link_upload().map(|()| growing) } else { Ok(growing) };
+            Growing::begin(&here, &init).and_then(link).inspect_err(|_| {
                 let _removed = here.forget(); // it is told why it could not be begun
             })
         };
@@ -334,7 +362,8 @@ impl Files {
         );
         part.say_well();
         self.retry = None;
-        self.open = Some(Open { part, place, growing, synced: Instant::now(), said_slow: false });
+        let uploading = Uploading::begin(&self.recorder, &part.recording, &place, Growth::Open { len: 0 });
+        self.open = Some(Open { part, place, growing, uploading, synced: Instant::now(), said_slow: false });
     }
 
     /// Has an object say why there is no file yet.
@@ -363,7 +392,7 @@ impl Files {
         let Some(mut open) = self.open.take() else { return };
         if open.part.discard.is_cancelled() {
             self.batch.clear();
-            return self.recorder.close(&open.part.recording);
+            return self.throw_away(open);
         }
         let batch = std::mem::take(&mut self.batch);
         let bytes: u64 = batch.iter().map(|part| part.fragment.len()).sum();
@@ -402,6 +431,9 @@ impl Files {
                 if let Some(time) = synced {
                     self.recorder.0.metrics.synced(time);
                     open.synced = Instant::now();
+                    if let Some(uploading) = &open.uploading {
+                        uploading.grown(open.growing.bytes());
+                    }
                     if open.growing.duration() > WELL {
                         self.pause = AGAIN.0;
                     }
@@ -410,32 +442,46 @@ impl Files {
             }
             Ok((growing, Err(error))) => {
                 drop(growing); // and its hold on the file, which is finished anew
-                self.break_off(open.part, open.place, &error, bytes);
+                self.lose(bytes);
+                self.break_off(open.part, open.place, open.uploading, &error);
             }
-            Err(error) => self.break_off(open.part, open.place, &error, bytes),
+            Err(error) => {
+                self.lose(bytes);
+                self.break_off(open.part, open.place, open.uploading, &error);
+            }
         }
     }
 
+    /// The Recording is being deleted, which waits until nobody works on it.
+    fn throw_away(&self, open: Open) {
+        let recorder = self.recorder.clone();
+        self.recorder.0.tasks.spawn(async move {
+            if let Some(uploading) = open.uploading {
+                uploading.stop().await;
+            }
+            recorder.close(&open.part.recording);
+        });
+    }
+
     /// The storage has failed under a file: what is there of it is finished when that can be, and the next part tried later.
-    fn break_off(&mut self, part: Part, place: Place, error: &std::io::Error, bytes: u64) {
-        self.lose(bytes);
+    fn break_off(&mut self, part: Part, place: Place, uploading: Option<Uploading>, error: &std::io::Error) {
         part.say(&self.recorder, RecordingState::Finalizing, &Trouble::of("write to the file", error));
         self.pause_after(Instant::now());
-        self.finish(part, place, None);
+        self.finish(part, place, finish::Begun { growing: None, uploading });
     }
 
     /// Ends the file that grows.
     async fn close(&mut self) {
         self.write().await;
-        if let Some(Open { part, place, growing, .. }) = self.open.take() {
-            self.finish(part, place, Some(growing));
+        if let Some(Open { part, place, growing, uploading, .. }) = self.open.take() {
+            self.finish(part, place, finish::Begun { growing: Some(growing), uploading });
         }
     }
 
-    fn finish(&self, part: Part, place: Place, growing: Option<Growing>) {
+    fn finish(&self, part: Part, place: Place, begun: finish::Begun) {
         let (recorder, recording) = (self.recorder.clone(), part.recording.clone());
         self.recorder.0.tasks.spawn(async move {
-            finish::finish(&recorder, part, place, growing).await;
+            finish::finish(&recorder, part, place, begun).await;
             recorder.close(&recording);
         });
     }
@@ -448,6 +494,14 @@ impl Files {
             self.give_up(part, &trouble.message);
         }
         self.spec.part
+    }
+}
+
+/// The next change of what is wrong with the bucket of a file that grows.
+async fn changes(open: Option<&mut Open>) -> Option<BucketTrouble> {
+    match open.and_then(|open| open.uploading.as_mut()) {
+        Some(uploading) => uploading.changed().await,
+        None => std::future::pending().await,
     }
 }
 

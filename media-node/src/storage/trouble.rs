@@ -19,7 +19,7 @@ pub enum Trouble {
     #[error("the bucket does not exist; make it, or correct its name, its region and its endpoint")]
     BucketMissing,
     #[error(
-        "the storage does not allow it ({why}); allow these credentials s3:PutObject, s3:GetObject, s3:AbortMultipartUpload and s3:DeleteObject"
+        "the storage does not allow it ({why}); allow these credentials s3:PutObject, s3:GetObject, s3:DeleteObject, s3:AbortMultipartUpload, s3:ListMultipartUploadParts, s3:ListBucketMultipartUploads and s3:ListBucket"
     )]
     Denied { why: String },
 }
@@ -45,7 +45,7 @@ pub(super) enum Meaning {
     Trouble(Trouble),
 }
 
-pub(super) fn meaning(error: &object_store::Error) -> Meaning {
+pub(super) fn meaning(error: &(dyn StdError + 'static)) -> Meaning {
     if let Some(answer) = find::<Answer>(error) {
         return of_answer(answer);
     }
@@ -64,8 +64,8 @@ fn of_answer(answer: &Answer) -> Meaning {
     let why = answer.to_string();
     let status = answer.status.as_u16();
     match (answer.code.as_str(), status) {
-        // parts that are not those of the upload: as if it were another one
-        ("NoSuchUpload" | "NoSuchKey" | "InvalidPart" | "InvalidPartOrder", _) => Meaning::Gone,
+        // parts that are not those of the upload, or another object: as if it were not there
+        ("NoSuchUpload" | "NoSuchKey" | "InvalidPart" | "InvalidPartOrder" | "PreconditionFailed", _) => Meaning::Gone,
         ("NoSuchBucket", _) => Meaning::Trouble(Trouble::BucketMissing),
         (
             "InvalidAccessKeyId"

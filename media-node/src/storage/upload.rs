@@ -6,15 +6,20 @@
 //! holds them is sent once more then, under its number, which replaces it.
 //!
 //! What was sent is noted beside the file, and a restart goes on from there. One part is in memory at a time.
+//!
+//! Another may take over what is in the bucket, and make an object of it. Whoever has begun the upload then finds it gone: before it
+//! begins anew, and before it makes an object itself, it asks whether the file is still its own.
 
 use std::{
+    fmt,
     ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use object_store::{
-    ObjectStoreExt, PutPayload,
+    MultipartId, ObjectStoreExt, PutPayload,
     multipart::{MultipartStore, PartId},
     path,
 };
@@ -70,40 +75,51 @@ pub enum Stopped {
     File(#[source] std::io::Error),
     #[error("the file needs more than 10000 parts, which S3 does not take")]
     TooLarge,
+    /// What was sent may stay, or be part of an object by now.
+    #[error("the file is another's by now")]
+    TakenOver,
+}
+
+/// Who uploads: what it is told and asked meanwhile.
+#[derive(Clone, Copy)]
+pub struct Owner<'a> {
+    /// What is wrong.
+    pub trouble: &'a watch::Sender<Option<Trouble>>,
+    pub cancel: &'a CancellationToken,
+    /// Whether the file is still its own. It may take as long as it takes.
+    pub has_it: &'a (dyn Fn() -> BoxFuture<'a, bool> + Send + Sync),
+}
+
+impl fmt::Debug for Owner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Owner").finish_non_exhaustive()
+    }
 }
 
 impl Bucket {
-    /// Uploads `file` as `file_name`, as far as `growth` says, until it is closed and there. `trouble` is what is wrong meanwhile.
+    /// Uploads `file` as `file_name`, as far as `growth` says, until it is closed and there.
     ///
     /// # Errors
-    /// When it is cancelled or `growth` has no sender any more; when the file cannot be read.
-    pub async fn upload(
-        &self,
+    /// When it is cancelled or `growth` has no sender any more; when the file cannot be read; when it is another's by now.
+    pub async fn upload<'a>(
+        &'a self,
         file_name: &str,
-        file: &Path,
+        file: &'a Path,
         mut growth: watch::Receiver<Growth>,
-        trouble: &watch::Sender<Option<Trouble>>,
-        cancel: &CancellationToken,
+        owner: Owner<'a>,
     ) -> Result<Uploaded, Stopped> {
-        let mut upload = Upload {
-            bucket: self,
-            key: self.key(file_name),
-            file,
-            notes: notes(file),
-            state: State::default(),
-            trouble,
-            cancel,
-        };
+        let mut upload =
+            Upload { bucket: self, key: self.key(file_name), file, notes: notes(file), state: State::default(), owner };
         upload.state = disk::read_state(&upload.notes, upload.key.as_ref()).await;
         loop {
             let grown = growth.borrow_and_update().clone();
             match plan::next(&upload.state, &grown) {
                 Step::Wait => {
-                    let changed = cancel.run_until_cancelled(growth.changed()).await;
+                    let changed = owner.cancel.run_until_cancelled(growth.changed()).await;
                     changed.and_then(Result::ok).ok_or(Stopped::Cancelled)?;
                 }
                 Step::Begin => upload.begin().await?,
-                Step::Anew => upload.forget("the file is shorter than what was sent of it").await,
+                Step::Anew => upload.forget("the file is shorter than what was sent of it").await?,
                 Step::Put(piece) => upload.put(piece).await?,
                 Step::Complete { len } => {
                     if let Some(uploaded) = upload.complete(len).await? {
@@ -149,9 +165,11 @@ struct Upload<'a> {
     file: &'a Path,
     notes: PathBuf,
     state: State,
-    trouble: &'a watch::Sender<Option<Trouble>>,
-    cancel: &'a CancellationToken,
+    owner: Owner<'a>,
 }
+
+/// What a request came to.
+type Answer<T> = Result<T, Meaning>;
 
 /// How a request ended that is repeated until it does.
 enum Outcome<T> {
@@ -162,7 +180,7 @@ enum Outcome<T> {
 
 impl Upload<'_> {
     async fn begin(&mut self) -> Result<(), Stopped> {
-        match self.repeat(0, || self.bucket.store().create_multipart(&self.key)).await? {
+        match self.repeat(|| self.ask(0, self.bucket.store().create_multipart(&self.key))).await? {
             Outcome::Done(id) => {
                 self.state = State { key: self.key.to_string(), upload_id: Some(id), ..State::default() };
                 self.note().await;
@@ -174,41 +192,50 @@ impl Upload<'_> {
     }
 
     async fn put(&mut self, piece: Piece) -> Result<(), Stopped> {
-        let Piece { index, from, end, closed } = piece;
-        if index >= plan::MAX_PARTS {
+        if piece.index >= plan::MAX_PARTS {
             return Err(Stopped::TooLarge);
         }
         let Some(id) = self.state.upload_id.clone() else { return Ok(()) };
-        let bytes = disk::read_part(self.file.to_owned(), from, end).await.map_err(Stopped::File)?;
-        let len = bytes.len() as u64;
-        self.rest(self.bucket.pause(len)).await?;
-        let put = || self.bucket.store().put_part(&self.key, &id, index, PutPayload::from(bytes.clone()));
-        match self.repeat(len, put).await? {
-            Outcome::Done(PartId { content_id }) => {
-                self.state.set(index, Part { bytes: len, tag: content_id, closed });
+        match self.repeat(|| self.send(&id, &piece)).await? {
+            Outcome::Done((bytes, PartId { content_id })) => {
+                self.state.set(piece.index, Part { bytes, tag: content_id, closed: piece.closed });
                 self.note().await;
             }
-            Outcome::Gone => self.forget("the service has no such upload any more").await,
+            Outcome::Gone => self.forget("the service has no such upload any more").await?,
         }
         Ok(())
+    }
+
+    /// Reads a part and sends it, once. It is read again for each try: between them nothing of it is in memory.
+    async fn send(&self, id: &MultipartId, piece: &Piece) -> Result<Answer<(u64, PartId)>, Stopped> {
+        let _room = self.owner.cancel.run_until_cancelled(self.bucket.room()).await.ok_or(Stopped::Cancelled)?;
+        let bytes =
+            disk::read_part(self.file.to_owned(), piece.from, piece.end.clone()).await.map_err(Stopped::File)?;
+        let len = bytes.len() as u64;
+        self.rest(self.bucket.pause(len)).await?;
+        let put = self.bucket.store().put_part(&self.key, id, piece.index, PutPayload::from(bytes));
+        Ok(self.ask(len, put).await?.map(|part| (len, part)))
     }
 
     /// Makes an object of the parts. `None` when it is to be sent anew.
     async fn complete(&mut self, len: u64) -> Result<Option<Uploaded>, Stopped> {
         let Some(id) = self.state.upload_id.clone() else { return Ok(None) };
         let parts: Vec<_> = self.state.parts.iter().map(|part| PartId { content_id: part.tag.clone() }).collect();
-        let complete = || self.bucket.store().complete_multipart(&self.key, &id, parts.clone());
+        let complete = async || {
+            self.must_have_it().await?;
+            self.ask(0, self.bucket.store().complete_multipart(&self.key, &id, parts.clone())).await
+        };
         // an upload that is gone may be one whose answer was lost: the object tells
-        let _done_or_gone = self.repeat(0, complete).await?;
-        match self.repeat(0, || self.bucket.store().head(&self.key)).await? {
+        let _done_or_gone = self.repeat(complete).await?;
+        match self.repeat(|| self.ask(0, self.bucket.store().head(&self.key))).await? {
             Outcome::Done(found) if found.size == len => {
-                self.trouble.send_if_modified(|known| known.take().is_some());
+                self.owner.trouble.send_if_modified(|known| known.take().is_some());
                 disk::remove_state(&self.notes).await;
                 info!(key = %self.key, bytes = len, parts = parts.len(), "upload.completed");
                 Ok(Some(Uploaded { bytes: len, etag: found.e_tag }))
             }
             Outcome::Done(_) | Outcome::Gone => {
-                self.forget("the object is not what was sent").await;
+                self.forget("the object is not what was sent").await?;
                 self.rest(FIRST_PAUSE).await?;
                 Ok(None)
             }
@@ -216,10 +243,20 @@ impl Upload<'_> {
     }
 
     /// Begins anew, from the disk.
-    async fn forget(&mut self, why: &'static str) {
+    async fn forget(&mut self, why: &'static str) -> Result<(), Stopped> {
+        self.must_have_it().await?;
         warn!(key = %self.key, sent = self.state.sent(), why, "the upload begins anew");
         self.state = State::default();
         disk::remove_state(&self.notes).await;
+        Ok(())
+    }
+
+    async fn must_have_it(&self) -> Result<(), Stopped> {
+        match self.owner.cancel.run_until_cancelled((self.owner.has_it)()).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(Stopped::TakenOver),
+            None => Err(Stopped::Cancelled),
+        }
     }
 
     /// Without its notes an upload goes on all the same: a restart begins it anew.
@@ -229,37 +266,49 @@ impl Upload<'_> {
         }
     }
 
-    /// Asks until there is an answer, however long that takes.
-    async fn repeat<T, F>(&self, bytes: u64, mut request: impl FnMut() -> F) -> Result<Outcome<T>, Stopped>
+    /// Tries until there is an answer, however long that takes.
+    async fn repeat<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<Outcome<T>, Stopped>
     where
-        F: Future<Output = object_store::Result<T>>,
+        F: Future<Output = Result<Answer<T>, Stopped>>,
     {
-        let deadline = REQUEST + Duration::from_secs(bytes / LEAST_SPEED);
         let mut pause = FIRST_PAUSE;
         loop {
-            let answered = self.cancel.run_until_cancelled(timeout(deadline, request())).await;
-            let trouble = match answered.ok_or(Stopped::Cancelled)? {
-                Ok(Ok(done)) => {
-                    if self.trouble.send_if_modified(|known| known.take().is_some()) {
+            match attempt().await? {
+                Ok(done) => {
+                    if self.owner.trouble.send_if_modified(|known| known.take().is_some()) {
                         info!(key = %self.key, "the storage works again");
                     }
                     return Ok(Outcome::Done(done));
                 }
-                Ok(Err(error)) => match meaning(&error) {
-                    Meaning::Gone => return Ok(Outcome::Gone),
-                    Meaning::Trouble(trouble) => trouble,
-                },
-                Err(_elapsed) => no_answer(deadline),
-            };
-            self.say(trouble);
+                Err(Meaning::Gone) => return Ok(Outcome::Gone),
+                Err(Meaning::Trouble(trouble)) => {
+                    // one request that fails is what every network has; a person is told of the second
+                    let is_lasting = pause > FIRST_PAUSE || !matches!(trouble, Trouble::Unavailable { .. });
+                    self.say(trouble, is_lasting);
+                }
+            }
             self.rest(jittered(pause)).await?;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    fn say(&self, trouble: Trouble) {
-        self.trouble.send_if_modified(|known| {
-            if known.as_ref() == Some(&trouble) {
+    /// One request, and time for so many bytes.
+    async fn ask<T>(
+        &self,
+        bytes: u64,
+        request: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<Answer<T>, Stopped> {
+        let deadline = REQUEST + Duration::from_secs(bytes / LEAST_SPEED);
+        let answered = self.owner.cancel.run_until_cancelled(timeout(deadline, request)).await;
+        Ok(match answered.ok_or(Stopped::Cancelled)? {
+            Ok(answer) => answer.map_err(|error| meaning(&error)),
+            Err(_elapsed) => Err(Meaning::Trouble(no_answer(deadline))),
+        })
+    }
+
+    fn say(&self, trouble: Trouble, is_lasting: bool) {
+        self.owner.trouble.send_if_modified(|known| {
+            if !is_lasting || known.as_ref() == Some(&trouble) {
                 return false;
             }
             warn!(key = %self.key, reason = trouble.reason(), %trouble, "the upload waits");
@@ -269,7 +318,7 @@ impl Upload<'_> {
     }
 
     async fn rest(&self, pause: Duration) -> Result<(), Stopped> {
-        self.cancel.run_until_cancelled(sleep(pause)).await.ok_or(Stopped::Cancelled)
+        self.owner.cancel.run_until_cancelled(sleep(pause)).await.ok_or(Stopped::Cancelled)
     }
 }
 

@@ -1,7 +1,10 @@
 //! What passes between `object_store` and the network. Answers that are errors become typed ones, with the code that S3 gives
 //! them; requests that make an object get the ACL, and are signed anew with it.
 
-use std::{fmt, sync::Arc, sync::OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use async_trait::async_trait;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
@@ -45,14 +48,30 @@ pub(super) struct Acl {
     pub(super) credentials: Arc<OnceLock<AwsCredentialProvider>>,
 }
 
-/// Makes the client.
-#[derive(Debug)]
-pub(super) struct Wire(pub(super) Option<Acl>);
+/// Makes the client. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Wire {
+    acl: Option<Acl>,
+    made: Arc<Mutex<Option<HttpClient>>>,
+}
+
+impl Wire {
+    pub(super) fn new(acl: Option<Acl>) -> Self {
+        Self { acl, made: Arc::default() }
+    }
+
+    /// The client that was made last: those before it ask for credentials.
+    pub(super) fn client(&self) -> Option<HttpClient> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 impl HttpConnector for Wire {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let inner = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Client { inner, acl: self.0.clone() }))
+        let client = HttpClient::new(Client { inner, acl: self.acl.clone() });
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
+        Ok(client)
     }
 }
 

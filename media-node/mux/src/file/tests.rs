@@ -51,7 +51,7 @@ fn a_finished_file_points_at_each_sample() {
     }
     let finish = writer.finish().unwrap();
 
-    assert_eq!(finish.patch_at, 28, "after the ftyp");
+    assert_eq!(finish.patch_at..finish.patch_at + 16, PATCHED, "after the ftyp");
     assert_eq!(finish.patch[8..], (file.len() as u64 - 28).to_be_bytes());
     let moov = Moov::decode(&mut &finish.append[..]).unwrap();
     assert_eq!(moov.mvex, None);
