@@ -256,6 +256,7 @@ async fn a_bucket_in_trouble_is_told_of_while_the_stream_is_live_and_a_deletion_
     .await?;
     let is_of_first = |ask: &Ask| ask.is_complete() && ask.target.contains(&first.spec.file_name);
     assert!(!s3.asks().iter().any(is_of_first), "it never became an object");
+    sent(&spool, 1).await?;
     publisher.stop().await?;
 
     wait::until("the next part", LEASE_EXPIRED, async || {
