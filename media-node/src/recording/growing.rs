@@ -16,7 +16,7 @@ use super::{folder::Place, hls, mp4};
 #[derive(Debug)]
 pub(super) enum Growing {
     Mp4(Box<mp4::Growing>),
-    Hls(hls::Growing),
+    Hls(Box<hls::Growing>),
 }
 
 /// A file that is whole.
@@ -52,7 +52,7 @@ impl Growing {
     pub(super) fn begin(place: &Place, init: &Init) -> io::Result<Self> {
         match place.format() {
             RecordingFormat::Mp4 => mp4::Growing::begin(&place.media(), init).map(|file| Self::Mp4(Box::new(file))),
-            RecordingFormat::Hls => hls::Growing::begin(place, init).map(Self::Hls),
+            RecordingFormat::Hls => hls::Growing::begin(place, init).map(|file| Self::Hls(Box::new(file))),
         }
     }
 
