@@ -6,6 +6,7 @@ use anyhow::Result;
 use tempfile::TempDir;
 use tests::{
     browser::{Browser, View},
+    http,
     media::Publisher,
     repository,
     service::{Launch, Service},
@@ -44,12 +45,35 @@ impl Stage {
         Ok(())
     }
 
+    pub(crate) fn url(&self, path: &str) -> Result<String> {
+        Ok(format!("http://{}{path}", self.service.address("http")?))
+    }
+
     pub(crate) fn page(&self, query: &str) -> Result<String> {
-        Ok(format!("http://{}/LiveApp/play?{query}", self.service.address("http")?))
+        self.url(&format!("/LiveApp/play?{query}"))
     }
 
     pub(crate) fn publish(&self, stream: &str) -> Result<Publisher> {
-        Publisher::encoding(self.folder.path(), "publisher", &self.service.rtmp("LiveApp", stream)?, &STREAM)
+        self.publish_for(stream, "")
+    }
+
+    /// Publishes for so long, as ffmpeg says it.
+    pub(crate) fn publish_for(&self, stream: &str, length: &str) -> Result<Publisher> {
+        let [video, audio, encoders @ ..] = STREAM;
+        let arguments = [&[video, audio, length][..], &encoders].concat();
+        Publisher::encoding(self.folder.path(), "publisher", &self.service.rtmp("LiveApp", stream)?, &arguments)
+    }
+
+    /// Waits until a file is being recorded, which answers 404 with `Retry-After`.
+    pub(crate) async fn until_growing(&self, file: &str) -> Result<()> {
+        http::install_crypto();
+        let (client, url) =
+            (reqwest::Client::builder().no_proxy().build()?, self.url(&format!("/LiveApp/streams/{file}"))?);
+        wait::until(format!("{file} to be recorded"), SOON, async || match client.head(&url).send().await {
+            Ok(answer) if answer.status() == 404 && answer.headers().contains_key("retry-after") => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await
     }
 
     /// Opens the page in a browser of its own.

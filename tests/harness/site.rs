@@ -1,4 +1,4 @@
-//! Serves a folder to browsers, with ranges; what is not in it is passed on to another server, so that both are one origin.
+//! Serves a folder to browsers, with ranges.
 
 use std::{
     net::SocketAddr,
@@ -12,15 +12,13 @@ use axum::{
     body::Body,
     extract::State,
     http::{
-        HeaderMap, Method, StatusCode, Uri,
-        header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE},
+        HeaderMap, StatusCode, Uri,
+        header::{ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, RANGE},
     },
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use tokio::{net::TcpListener, task::JoinSet};
-
-use crate::http;
 
 /// A running server. Dropping it stops it.
 #[derive(Debug)]
@@ -29,38 +27,18 @@ pub struct Site {
     _tasks: JoinSet<()>,
 }
 
-struct Content {
-    folder: PathBuf,
-    upstream: Option<String>,
-    client: reqwest::Client,
-}
-
 impl Site {
     /// Serves a folder.
     ///
     /// # Errors
     /// When no port is free.
     pub async fn of(folder: &Path) -> Result<Self> {
-        Self::start(folder, None).await
-    }
-
-    /// Serves a folder, and for what is not in it asks the server at that address.
-    ///
-    /// # Errors
-    /// When no port is free.
-    pub async fn before(folder: &Path, upstream: &str) -> Result<Self> {
-        Self::start(folder, Some(upstream.to_owned())).await
-    }
-
-    async fn start(folder: &Path, upstream: Option<String>) -> Result<Self> {
-        http::install_crypto();
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let content = Arc::new(Content { folder: folder.to_owned(), upstream, client });
+        let folder = Arc::new(folder.to_owned());
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let routes = Router::new().fallback(answer).with_state(content);
+            let routes = Router::new().fallback(answer).with_state(folder);
             drop(axum::serve(listener, routes).await);
         });
         Ok(Self { address, _tasks: tasks })
@@ -73,12 +51,12 @@ impl Site {
     }
 }
 
-async fn answer(State(content): State<Arc<Content>>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
+async fn answer(State(folder): State<Arc<PathBuf>>, uri: Uri, headers: HeaderMap) -> Response {
     let path = Path::new(uri.path().trim_start_matches('/'));
     let is_inside = path.components().all(|part| matches!(part, Component::Normal(_)));
-    match tokio::fs::read(content.folder.join(path)).await {
+    match tokio::fs::read(folder.join(path)).await {
         Ok(file) if is_inside => part(&headers, path, file.into()),
-        Ok(_) | Err(_) => content.ask(method, &uri).await.unwrap_or_else(|| StatusCode::NOT_FOUND.into_response()),
+        Ok(_) | Err(_) => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
@@ -97,18 +75,4 @@ fn part(asked: &HeaderMap, path: &Path, file: Bytes) -> Response {
     let range = format!("bytes {from}-{}/{}", to.saturating_sub(1), file.len());
     let headers = [(CONTENT_TYPE, kind.to_owned()), (CONTENT_RANGE, range)];
     (StatusCode::PARTIAL_CONTENT, headers, Body::from(file.slice(from..to))).into_response()
-}
-
-impl Content {
-    async fn ask(&self, method: Method, uri: &Uri) -> Option<Response> {
-        let url = format!("http://{}{uri}", self.upstream.as_ref()?);
-        let mut answer = self.client.request(method, url).send().await.ok()?;
-        let (status, mut headers) = (answer.status(), answer.headers().clone());
-        headers.remove(CONTENT_LENGTH);
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.ok()? {
-            body.extend_from_slice(&chunk);
-        }
-        Some((status, headers, body).into_response())
-    }
 }

@@ -270,10 +270,17 @@ async function watchFile(file) {
     from = video.currentTime || from;
     if (error === MediaError.MEDIA_ERR_DECODE) return show("unfit", "This browser cannot decode the recording.");
     const found = await fetch(url, { method: "HEAD", redirect: "manual", signal: AbortSignal.timeout(LOOK) }).catch(() => null);
-    if (found?.status === 404) return show("off", "There is no such recording.");
-    if (found?.ok) return show("unfit", "This browser cannot decode the recording.");
-    show("lost", "The server cannot be reached. Trying again.");
-    await pause.wait(Number(found?.headers.get("retry-after")) || 0);
+    const retryAfter = Number(found?.headers.get("retry-after")) || 0;
+    if (found?.status === 404 && retryAfter > 0) {
+      show("off", "The recording is not ready yet. It starts here by itself.");
+    } else if (found?.status === 404 || found?.status === 410) {
+      return show("off", "There is no such recording.");
+    } else if (found?.ok) {
+      return show("unfit", "This browser cannot decode the recording.");
+    } else {
+      show("lost", "The server cannot be reached. Trying again.");
+    }
+    await pause.wait(retryAfter);
   }
 }
 
