@@ -20,6 +20,7 @@ use crate::{
     claim::Claims,
     hub::{Hub, Name, Place},
     metrics::{Metrics, RefusalReason},
+    packager::discontinuities_before,
     stream_key::KeyChecks,
 };
 
@@ -126,7 +127,8 @@ impl<S: Store> Admission<S> {
             return Err(RefusalReason::AlreadyLive);
         }
         let name = Name { app: request.app.to_owned(), id };
-        let place = self.hub.publish(name).ok_or(RefusalReason::AlreadyLive)?;
+        let place = self.hub.publish(name, discontinuities_before(session.epoch));
+        let place = place.ok_or(RefusalReason::AlreadyLive)?;
         Ok(Admitted { broadcast, place })
     }
 

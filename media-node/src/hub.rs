@@ -5,7 +5,7 @@ use std::{
     collections::hash_map::Entry,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -40,6 +40,8 @@ pub struct Stream {
     published: AtomicBool,
     /// Whether that publisher is awaited when it has left.
     parked: AtomicBool,
+    /// How many discontinuities its playlists have had, at most, before it is muxed next.
+    discontinuities: AtomicU64,
     viewers: AtomicUsize,
     /// A viewer has left.
     left: Notify,
@@ -63,10 +65,12 @@ pub struct Viewer {
 }
 
 impl Hub {
-    /// Takes the place of the stream's publisher; `None` when there is one.
+    /// Takes the place of the stream's publisher; `None` when there is one. Playlists of the stream, here or elsewhere, have had no
+    /// more than so many `discontinuities`.
     #[must_use]
-    pub fn publish(&self, name: Name) -> Option<Place> {
+    pub fn publish(&self, name: Name, discontinuities: u64) -> Option<Place> {
         let stream = Arc::new(Stream::new());
+        stream.discontinuities.store(discontinuities, Ordering::Release);
         stream.published.store(true, Ordering::Release);
         match self.streams().entry(name.clone()) {
             Entry::Occupied(_) => return None,
@@ -178,6 +182,7 @@ impl Stream {
             more: Notify::new(),
             published: AtomicBool::new(false),
             parked: AtomicBool::new(false),
+            discontinuities: AtomicU64::new(0),
             viewers: AtomicUsize::new(0),
             left: Notify::new(),
         }
@@ -191,6 +196,11 @@ impl Stream {
     /// Whether the publisher of this node has left, and is awaited.
     pub(crate) fn is_parked(&self) -> bool {
         self.parked.load(Ordering::Acquire)
+    }
+
+    /// How many discontinuities its playlists have had, at most, before it is muxed next.
+    pub(crate) fn discontinuities(&self) -> &AtomicU64 {
+        &self.discontinuities
     }
 
     /// Reads it without being a viewer.
@@ -238,17 +248,17 @@ mod tests {
     #[test]
     fn a_stream_has_one_publisher_at_a_time() {
         let hub = Hub::default();
-        let first = hub.publish(name("a"));
+        let first = hub.publish(name("a"), 0);
 
-        assert!(first.is_some() && hub.publish(name("a")).is_none() && hub.publish(name("b")).is_some());
+        assert!(first.is_some() && hub.publish(name("a"), 0).is_none() && hub.publish(name("b"), 0).is_some());
         drop(first);
-        assert!(hub.publish(name("a")).is_some());
+        assert!(hub.publish(name("a"), 0).is_some());
     }
 
     #[test]
     fn viewers_see_the_end_when_the_publisher_leaves() {
         let hub = Hub::default();
-        let place = hub.publish(name("a")).unwrap();
+        let place = hub.publish(name("a"), 0).unwrap();
         let mut viewer = hub.view(&name("a")).unwrap();
         assert_eq!(hub.viewers(), 1);
 

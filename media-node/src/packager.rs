@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -36,8 +36,18 @@ use text::Texts;
 const IDLE: Duration = Duration::from_secs(60);
 /// Longest wait for a publisher that is away, when nobody says what became of its session: the longest reconnect window.
 const AWAY: Duration = Duration::from_secs(3_660);
+/// Discontinuities for each epoch of a session. A codec that changes and a clock that jumps are one each.
+const DISCONTINUITIES: u64 = 16;
 /// One read of the ring: all of a keyframe interval of some seconds, in a few steps.
 const BATCH: Batch = Batch { packets: 512, bytes: 1 << 20 };
+
+/// How many discontinuities playlists of a stream have had, at most, by the time that its session has this epoch. Each time that a
+/// publisher is on air, wherever, has some numbers of its own, so that a player sees that what comes does not go on with what it
+/// has. After more than 16 in one such time they may be taken twice.
+#[must_use]
+pub fn discontinuities_before(epoch: i64) -> u64 {
+    u64::try_from(epoch).unwrap_or(0).saturating_mul(DISCONTINUITIES)
+}
 
 /// When streams are muxed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +137,8 @@ impl Packagers {
         }
         let (stream, packets) = self.0.hub.subscribe(name)?;
         let first = before.map_or(0, |before| before.output().window.next().saturating_add(1));
-        let packaged = Arc::new(Packaged::new(name.clone(), self.0.settings, first));
+        let discontinuities = stream.discontinuities().load(Ordering::Acquire);
+        let packaged = Arc::new(Packaged::new(name.clone(), self.0.settings, first, discontinuities));
         all.insert(name.clone(), Arc::clone(&packaged));
         drop(all);
         let (packagers, muxed) = (self.clone(), Arc::clone(&packaged));
@@ -225,7 +236,7 @@ impl Packagers {
                 }),
                 Read::UpToDate if is_published => tokio::select! {
                     () = more => {}
-                    () = sleep_until(look) => match self.desert(packaged) {
+                    () = sleep_until(look) => match self.desert(packaged, &stream) {
                         Some(next) => look = next,
                         None => return Left::Deserted,
                     },
@@ -242,7 +253,7 @@ impl Packagers {
     }
 
     /// Gives a muxing up that nobody has wanted for [`IDLE`]; else says when to look again.
-    fn desert(&self, packaged: &Arc<Packaged>) -> Option<Instant> {
+    fn desert(&self, packaged: &Arc<Packaged>, stream: &Stream) -> Option<Instant> {
         let mut all = self.all();
         let mut output = packaged.output();
         output.followers.retain(|queue| queue.is_followed());
@@ -254,6 +265,8 @@ impl Packagers {
             return Some(until);
         }
         output.state = State::GivenUp;
+        // one at least: the next muxing of the stream does not go on with this one
+        stream.discontinuities().store(output.window.discontinuities().max(1), Ordering::Release);
         drop(output);
         all.remove(&packaged.name);
         None
@@ -315,11 +328,11 @@ enum Left {
 impl Packaged {
     /// `least` is the first number that may be taken. Numbers begin at the seconds since 1970, and segments last a second or
     /// longer: so those of a later muxing are greater, also on another node, and a name stands for one thing for ever.
-    fn new(name: Name, settings: Settings, least: u64) -> Self {
+    fn new(name: Name, settings: Settings, least: u64, discontinuities: u64) -> Self {
         let now = u64::try_from(Timestamp::now().as_second()).unwrap_or(0);
         let first = u32::try_from(now.max(least)).unwrap_or(u32::MAX);
         let output = Output {
-            window: Window::numbered(settings.policy, settings.window, first),
+            window: Window::numbered(settings.policy, settings.window, first, discontinuities),
             state: State::Flowing,
             init: None,
             followers: Vec::new(),

@@ -81,14 +81,35 @@ impl Playlist {
             ensure!(before.breaks == segment.breaks, "a segment's tags must not change");
             ensure!(before.date == segment.date && before.map == segment.map, "a segment's tags must not change");
         }
-        let removed = self.segments.iter().filter(|segment| segment.number < next.media_sequence);
-        let breaks = removed.filter(|segment| segment.breaks).count() as u64;
-        ensure!(
-            next.discontinuity_sequence == self.discontinuity_sequence + breaks,
-            "each discontinuity that leaves counts (§4.4.3.3)"
-        );
+        self.discontinuities_go_on(&next)?;
         self.open_goes_on(&next)?;
         Ok(next)
+    }
+
+    fn discontinuities_go_on(&self, next: &Self) -> Result<()> {
+        let removed = self.segments.iter().filter(|segment| segment.number < next.media_sequence);
+        let counted = self.discontinuity_sequence + removed.filter(|segment| segment.breaks).count() as u64;
+        if next.media_sequence <= self.media_sequence + self.segments.len() as u64 {
+            ensure!(
+                next.discontinuity_sequence == counted,
+                "each discontinuity that leaves counts (§4.4.3.3): {} after {counted}",
+                next.discontinuity_sequence
+            );
+        }
+        // segments that came and went unseen may have had some
+        ensure!(
+            next.discontinuity_sequence >= counted,
+            "the discontinuity sequence number must not go down (§4.4.3.3): {} after {counted}",
+            next.discontinuity_sequence
+        );
+        Ok(())
+    }
+
+    /// The discontinuity sequence number of the newest part (§4.4.3.3).
+    #[must_use]
+    pub fn newest_discontinuity(&self) -> u64 {
+        let breaks = self.segments.iter().filter(|segment| segment.breaks).count() as u64;
+        self.discontinuity_sequence + breaks + u64::from(self.open_breaks && !self.open.is_empty())
     }
 
     /// The playlist's complete segment or open one with this number has the parts that were promised.

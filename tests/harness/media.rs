@@ -252,6 +252,45 @@ pub async fn play_hls_with_ffmpeg(folder: &Path, name: &str, url: &str) -> Resul
     Ok(frames.next_back().unwrap_or(0))
 }
 
+/// ffmpeg that plays a live stream over HLS, decoding every frame, for as long as its handle lives.
+#[derive(Debug)]
+pub struct HlsPlayer(Process);
+
+impl HlsPlayer {
+    /// Begins to play.
+    ///
+    /// # Errors
+    /// When ffmpeg cannot be started.
+    pub fn ffmpeg(folder: &Path, name: &str, url: &str) -> Result<Self> {
+        let mut command = Command::new("ffmpeg");
+        command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-progress", "pipe:1", "-i", url]);
+        command.args(["-fps_mode", "passthrough", "-f", "null", "-"]).stdin(Stdio::null());
+        Process::spawn(name, folder, command).map(Self)
+    }
+
+    /// Waits until it has decoded two more seconds of pictures.
+    ///
+    /// # Errors
+    /// When it does not, or has ended.
+    pub async fn plays_on(&mut self) -> Result<()> {
+        let begin = self.frames();
+        wait::until("ffmpeg to play on", PLAY, async || {
+            if let Err(ended) = self.0.must_run() {
+                return Ok(Err(ended));
+            }
+            let frames = self.frames();
+            if frames >= begin + 50 { Ok(Ok(())) } else { Err(format!("{frames} frames after {begin}")) }
+        })
+        .await?
+    }
+
+    fn frames(&self) -> u64 {
+        let log = self.0.log();
+        let mut frames = log.lines().filter_map(|line| line.strip_prefix("frame=")?.trim().parse().ok());
+        frames.next_back().unwrap_or(0)
+    }
+}
+
 /// Plays a live stream over HLS with GStreamer's `hlsdemux2` until two seconds of pictures have been decoded.
 ///
 /// # Errors

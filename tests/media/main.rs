@@ -8,6 +8,7 @@ mod codecs;
 mod disks;
 mod drain;
 mod hls;
+mod hls_moves;
 mod hostile;
 mod recording;
 mod relay;

@@ -91,14 +91,14 @@ impl Window {
     /// four.
     #[must_use]
     pub fn new(policy: Policy, length: Duration) -> Self {
-        Self::numbered(policy, length, 0)
+        Self::numbered(policy, length, 0, 0)
     }
 
-    /// Makes an empty window of a muxer whose numbers count from `first`. Discontinuities count from zero: hls.js 1.7 keeps an array
-    /// with a place for each number below and copies it at each discontinuity, which takes minutes when they are as many as seconds
-    /// since 1970.
+    /// Makes an empty window of a muxer whose numbers count from `first`. Its playlist takes the place of one with so many
+    /// discontinuities: when there were any, it begins with one. Let them be few: hls.js 1.7 keeps an array with a place for each number
+    /// below and copies it at each discontinuity, which takes minutes when they are as many as seconds since 1970.
     #[must_use]
-    pub fn numbered(policy: Policy, length: Duration, first: u32) -> Self {
+    pub fn numbered(policy: Policy, length: Duration, first: u32, discontinuities: u64) -> Self {
         Self {
             policy,
             length: length.max(policy.max_segment() * LEAST_SEGMENTS),
@@ -107,8 +107,8 @@ impl Window {
             next: first.into(),
             bytes: 0,
             init: None,
-            break_before_next: false,
-            discontinuities: 0,
+            break_before_next: discontinuities > 0,
+            discontinuities,
             clock: None,
             longest_part: Duration::ZERO,
             ended: false,
@@ -142,6 +142,19 @@ impl Window {
     #[must_use]
     pub fn next(&self) -> u64 {
         self.next
+    }
+
+    /// The number of the oldest segment that it lists, or will list.
+    #[must_use]
+    pub fn oldest(&self) -> u64 {
+        self.listed().next().map_or(self.next, |listed| listed.number)
+    }
+
+    /// Discontinuities so far, from the playlist before this one on.
+    #[must_use]
+    pub fn discontinuities(&self) -> u64 {
+        let listed = self.listed().filter(|listed| listed.breaks).count();
+        self.discontinuities.saturating_add(u64::try_from(listed).unwrap_or(u64::MAX))
     }
 
     /// How much of the stream it lists when it has been on air for long.
@@ -242,7 +255,7 @@ impl Window {
 
     /// What comes next does not go on with what there is.
     fn break_off(&mut self) {
-        self.break_before_next = !(self.segments.is_empty() && self.open.is_none());
+        self.break_before_next |= !(self.segments.is_empty() && self.open.is_none());
         self.clock = None;
     }
 

@@ -25,7 +25,7 @@ impl Rig {
     }
 
     fn publish(&self) -> Place {
-        let place = self.hub.publish(name()).unwrap();
+        let place = self.hub.publish(name(), 0).unwrap();
         let time = MediaTime::new(0, Timescale::MILLIS);
         place.push(Packet::new(Track::first(Kind::Audio), time, Role::Header, Bytes::from_static(AAC)));
         place.push(packet(0, FRAME));
@@ -233,5 +233,26 @@ async fn numbers_of_a_later_muxing_are_greater() {
         assert!(u64::from(first) > last && newest >= u64::from(first), "{first} after {last}");
         last = newest;
     }
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_muxing_that_was_given_up_is_followed_by_one_that_does_not_go_on_with_it() {
+    let rig = Rig::new(Begin::OnDemand);
+    let place = rig.publish();
+    let mut last = None;
+    for round in 0..3 {
+        let packaged = rig.packaged().await;
+        play(&place, round * 5..round * 5 + 5);
+        let mut changes = packaged.changes();
+        timeout(IDLE * 4, changes.wait_for(|_| packaged.state() == State::GivenUp)).await.unwrap().unwrap();
+        let text = playlist(&packaged);
+        let (head, _) = text.split_once("#EXT-X-MAP").unwrap();
+        assert_eq!(head.ends_with("#EXT-X-DISCONTINUITY\n"), last.is_some(), "{text}");
+        let now = packaged.look(Window::discontinuities);
+        assert!(last.is_none_or(|last| now > last), "{now} after {last:?}");
+        last = Some(now);
+    }
+    drop(place);
     rig.stop().await;
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, Response, StatusCode, Url};
 
 use super::{Part, Playlist};
-use crate::http;
+use crate::{http, wait};
 
 /// Longer than any answer may wait.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,7 +80,7 @@ impl Player {
                 None => Ok(None),
             }
         };
-        let (text, hinted) = tokio::try_join!(text(&self.client, url), hinted)?;
+        let (text, hinted) = tokio::try_join!(patiently(&self.client, url), hinted)?;
         let next = Playlist::parse(&text)?;
         self.deltas += usize::from(next.skipped > 0);
         let next = self.playlist.followed_by(next)?;
@@ -89,7 +89,7 @@ impl Player {
         ensure!(has_more, "part {part} of segment {segment} was awaited, and is not in\n{text}");
         if let Some(hinted) = hinted.filter(|_| !next.ended) {
             // a part that was hinted at and did not come is no error (§4.4.5.3)
-            ensure!(matches!(hinted.status().as_u16(), 200 | 404), "{:?}", hinted.status());
+            ensure!(matches!(hinted.status().as_u16(), 200 | 404 | 503), "{:?}", hinted.status());
             if hinted.status() == 200 {
                 check(&hinted.bytes().await?)?;
             }
@@ -111,25 +111,27 @@ impl Player {
         Ok(())
     }
 
-    /// Reloads until so many more segments are complete, and reads each with its parts.
+    /// Reloads until there were so many more segments, and reads each with its parts.
     ///
     /// # Errors
     /// When a rule is broken, or the bytes of a segment are not those of its parts.
     pub async fn watch(&mut self, segments: u64) -> Result<()> {
-        let until = self.next_segment() + segments;
-        while self.next_segment() < until && !self.playlist.ended {
+        let mut read = 0;
+        while read < segments && !self.playlist.ended {
             let before = self.next_segment();
             self.reload().await?;
-            for number in before..self.next_segment() {
-                let segment = self.playlist.segments.iter().find(|segment| segment.number == number);
-                let segment = segment.with_context(|| format!("segment {number} is there"))?.clone();
+            let new: Vec<_> =
+                self.playlist.segments.iter().filter(|segment| segment.number >= before).cloned().collect();
+            for segment in new {
                 let whole = self.bytes(&segment.uri).await?;
                 let mut parts = Vec::new();
                 for Part { uri, .. } in &segment.parts {
                     parts.extend_from_slice(&self.bytes(uri).await?);
                 }
-                ensure!(whole == parts, "{} is not the sum of its parts", segment.uri);
+                // after a jump there are some whose parts have left the playlist
+                ensure!(parts.is_empty() || whole == parts, "{} is not the sum of its parts", segment.uri);
                 self.bytes(&segment.map.context("a map")?).await?;
+                read += 1;
             }
         }
         Ok(())
@@ -156,9 +158,23 @@ fn check(file: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Asks again for as long as the server says that it has nothing yet, as when a publisher is away (§6.2.5.2).
+async fn patiently(client: &Client, url: Url) -> Result<String> {
+    let answered = wait::until(format!("an answer to {url}"), TIMEOUT, async || {
+        let answer = client.get(url.clone()).send().await.map_err(|error| format!("{error:?}"))?;
+        let may_come =
+            answer.status() == StatusCode::SERVICE_UNAVAILABLE && answer.headers().contains_key("retry-after");
+        if may_come { Err("nothing yet".to_owned()) } else { Ok(answer) }
+    });
+    read(answered.await?).await
+}
+
 async fn text(client: &Client, url: Url) -> Result<String> {
-    let answer = client.get(url.clone()).send().await?;
-    let status = answer.status();
+    read(client.get(url).send().await?).await
+}
+
+async fn read(answer: Response) -> Result<String> {
+    let (status, url) = (answer.status(), answer.url().clone());
     let text = answer.text().await?;
     ensure!(status.is_success(), "{status} for {url}: {text}");
     Ok(text)

@@ -65,8 +65,7 @@ impl Window {
             seconds_up(part_target * PART_HOLD_BACK_TARGETS),
         )?;
         writeln!(text, "#EXT-X-PART-INF:PART-TARGET={:.5}", seconds_up(part_target))?;
-        let first = self.listed().next().map_or(self.next, |listed| listed.number);
-        writeln!(text, "#EXT-X-MEDIA-SEQUENCE:{first}")?;
+        writeln!(text, "#EXT-X-MEDIA-SEQUENCE:{}", self.oldest())?;
         if self.discontinuities > 0 {
             writeln!(text, "#EXT-X-DISCONTINUITY-SEQUENCE:{}", self.discontinuities)?;
         }

@@ -72,6 +72,26 @@ fn a_publisher_that_comes_back_goes_on_after_a_discontinuity() {
 }
 
 #[test]
+fn a_window_that_follows_another_begins_with_a_discontinuity() {
+    for (before, expected) in [(0, 0), (32, 33)] {
+        let mut window = Window::numbered(Policy::default(), Duration::ZERO, 100, before);
+        let mut muxer = Muxer::numbered(Policy::default(), 100);
+        let mut events = Vec::new();
+        play(&mut muxer, 6_000, &mut events);
+        window.extend(&events, Timestamp::UNIX_EPOCH + end_of(&events));
+        let text = window.media(Delta::Full, &[]);
+        assert_eq!(text.contains("#EXT-X-DISCONTINUITY\n"), before > 0, "{text}");
+        assert_eq!((window.oldest(), window.discontinuities()), (100, expected));
+
+        events.clear();
+        play(&mut muxer, 120_000, &mut events);
+        window.extend(&events, Timestamp::UNIX_EPOCH + end_of(&events));
+        assert!(window.oldest() > 100);
+        assert_eq!(window.discontinuities(), expected, "what has left the playlist counts");
+    }
+}
+
+#[test]
 fn the_end_is_told_and_answers_all_who_wait() {
     let mut window = window(5_000, Duration::ZERO);
     assert_eq!(window.wait(9, None), Wait::TooFar);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use mux::playlist::{Wait, Window, uri::Resource};
+use mux::playlist::{Delta, Wait, Window, uri::Resource};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,10 @@ pub(crate) async fn media(
     .await?;
     let target = target(packaged);
     let kept = if reload.awaited.is_some() { Kept::Long(target) } else { Kept::Briefly(target) };
-    Ok((packaged.text(reload.delta), kept))
+    // who awaits what the window no longer has, or another node's muxing had, has nothing to leave out
+    let has_it = reload.awaited.is_none_or(|awaited| awaited.segment >= packaged.look(Window::oldest));
+    let delta = if has_it { reload.delta } else { Delta::Full };
+    Ok((packaged.text(delta), kept))
 }
 
 /// A file that the playlist names, or hints at.
