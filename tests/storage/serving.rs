@@ -139,6 +139,10 @@ async fn a_playlist_and_its_segments_are_served() {
 
     assert_eq!(text(server.get("show-2.m3u8").await).await, "#EXTM3U");
     assert_eq!(text(server.get("show-2/0.mp4").await).await, "segment");
+    let kinds = [("show-2.m3u8", "application/vnd.apple.mpegurl"), ("show-2/0.mp4", "video/mp4")];
+    for (name, kind) in kinds {
+        assert_eq!(header(server.get(name).await.headers(), "content-type"), kind, "RFC 8216 §4: {name}");
+    }
     for missing in ["show-2/1.mp4", "show-3/0.mp4", "show-2/..%2f0.mp4", "show-2/0/0.mp4"] {
         assert_eq!(server.get(missing).await.status(), StatusCode::NOT_FOUND, "{missing}");
     }

@@ -19,8 +19,8 @@ use axum::{
     http::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{
-            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, ETAG, IF_RANGE,
-            LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG,
+            IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
         },
     },
     middleware::{Next, from_fn_with_state},
@@ -55,6 +55,9 @@ const READ: usize = 256 << 10;
 const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 /// When a file that is being recorded may be there, in seconds.
 const SOON: HeaderValue = HeaderValue::from_static("5");
+/// RFC 8216 §4; what is not the playlist is MP4 in whole or in segments.
+const PLAYLIST: HeaderValue = HeaderValue::from_static("application/vnd.apple.mpegurl");
+const MEDIA: HeaderValue = HeaderValue::from_static("video/mp4");
 /// What a player in a page may read of an answer.
 const EXPOSED: HeaderValue = HeaderValue::from_static("Accept-Ranges, Content-Length, Content-Range, ETag");
 
@@ -217,7 +220,7 @@ impl<S: Recordings> Vods<S> {
                 refusal(StatusCode::NOT_FOUND, "the recording is not there yet\n", true)
             }
             RecordingState::Ready if !is_deleted => match self.0.storages.get(&recording.spec.storage) {
-                Some(Storage::Volume(folder)) => self.from_volume(folder, recording, asked).await,
+                Some(Storage::Volume(folder)) => self.serve_volume(folder, recording, asked).await,
                 Some(Storage::Bucket { bucket, .. }) => from_bucket(bucket, &asked.named.path).await,
                 None => refusal(StatusCode::NOT_FOUND, "this node does not have the recording's storage\n", false),
             },
@@ -229,7 +232,7 @@ impl<S: Recordings> Vods<S> {
         }
     }
 
-    async fn from_volume(&self, folder: &Path, recording: &Recording, asked: &Asked) -> Response {
+    async fn serve_volume(&self, folder: &Path, recording: &Recording, asked: &Asked) -> Response {
         let Asked { named, method, headers, .. } = asked;
         let (owner, storage) = (&recording.spec.node, &recording.spec.storage);
         let elsewhere = self.0.others.as_ref().filter(|others| !others.is_me(owner));
@@ -274,6 +277,9 @@ pub(crate) async fn from_folder(
         Ok(response) if response.status() == StatusCode::NOT_FOUND => None,
         Ok(mut response) => {
             response.headers_mut().insert(CACHE_CONTROL, KEPT);
+            if let Some(kind) = response.headers_mut().get_mut(CONTENT_TYPE) {
+                *kind = if named.path == named.file && named.file.ends_with(".m3u8") { PLAYLIST } else { MEDIA };
+            }
             Some(response)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => None,
