@@ -151,7 +151,8 @@ impl Run {
         let is_ready = self.tracks_mut().any(|track| !track.ready.is_empty());
         let end = end.max(self.part + u64::from(is_ready));
         self.cut_parts(end, u64::MAX, numbers, events);
-        self.end_segment(end, true, numbers, events);
+        // what was left may have been no part: a segment is its parts, also in its length
+        self.end_segment(self.part, true, numbers, events);
     }
 
     fn track(&mut self, media: Media) -> Option<&mut Track> {

@@ -62,6 +62,23 @@ fn audio_alone_is_cut_by_its_length() {
 }
 
 #[test]
+fn a_last_segment_is_as_long_as_its_parts() {
+    let mut stream = Stream::new();
+    stream.headers();
+    for millis in (0..=294).step_by(21) {
+        stream.audio_at(millis);
+        if millis % 2 == 0 && millis < 252 {
+            stream.video_at(millis, millis == 0);
+        }
+    }
+    let events = stream.end();
+
+    let [segment] = segments(&events)[..] else { panic!("one segment") };
+    // its last sound begins within the part and lasts longer
+    assert_eq!(parts(&events).iter().map(|part| part.duration).sum::<Duration>(), segment.duration);
+}
+
+#[test]
 fn a_track_that_comes_within_a_second_is_in_the_first_init() {
     let mut stream = Stream::new();
     stream.headers();
