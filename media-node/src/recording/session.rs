@@ -407,7 +407,8 @@ impl Files {
             let began = Instant::now();
             let synced =
                 if sync && written.is_ok() { growing.sync().map(|()| Some(began.elapsed())) } else { Ok(None) };
-            Ok::<_, std::io::Error>((growing, written.and(synced)))
+            // what has failed is let go of here: it is finished anew, by whoever holds the file then
+            written.and(synced).map(|synced| (growing, synced))
         };
         let recorder = self.recorder.clone();
         let mut writing = std::pin::pin!(recorder.blocking(work));
@@ -421,7 +422,7 @@ impl Files {
             }
         };
         match written {
-            Ok((growing, Ok(synced))) => {
+            Ok((growing, synced)) => {
                 open.growing = growing;
                 if is_late && !open.said_slow {
                     open.said_slow = true;
@@ -439,11 +440,6 @@ impl Files {
                     }
                 }
                 self.open = Some(open);
-            }
-            Ok((growing, Err(error))) => {
-                drop(growing); // and its hold on the file, which is finished anew
-                self.lose(bytes);
-                self.break_off(open.part, open.place, open.uploading, &error);
             }
             Err(error) => {
                 self.lose(bytes);
