@@ -34,6 +34,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tower_http::services::ServeFile;
 use tracing::{debug, warn};
 
+use super::hls::answer::{MEDIA, PLAYLIST};
 use crate::{
     admission::Apps,
     relay::{Others, Unavailable, Wanted},
@@ -55,9 +56,6 @@ const READ: usize = 256 << 10;
 const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 /// When a file that is being recorded may be there, in seconds.
 const SOON: HeaderValue = HeaderValue::from_static("5");
-/// RFC 8216 §4; what is not the playlist is MP4 in whole or in segments.
-const PLAYLIST: HeaderValue = HeaderValue::from_static("application/vnd.apple.mpegurl");
-const MEDIA: HeaderValue = HeaderValue::from_static("video/mp4");
 /// What a player in a page may read of an answer.
 const EXPOSED: HeaderValue = HeaderValue::from_static("Accept-Ranges, Content-Length, Content-Range, ETag");
 

@@ -27,8 +27,10 @@ use prometheus_client::metrics::counter::Counter;
 use super::query;
 use crate::{metrics::HlsRefusal, packager::Text};
 
-const PLAYLIST: HeaderValue = HeaderValue::from_static("application/vnd.apple.mpegurl");
-const MEDIA: HeaderValue = HeaderValue::from_static("video/mp4");
+/// RFC 8216 §4.
+pub(in crate::playback) const PLAYLIST: HeaderValue = HeaderValue::from_static("application/vnd.apple.mpegurl");
+/// MP4 in whole, or in segments and parts.
+pub(in crate::playback) const MEDIA: HeaderValue = HeaderValue::from_static("video/mp4");
 /// A name of media is never taken again.
 const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 /// A stream may begin, or media come, at any time.
