@@ -80,6 +80,14 @@ impl Health {
         debug_assert!(ready, "the sender is in self");
     }
 
+    /// Returns when this kind has been listed once, in every place. A `Store` has a wait of its own, which wakes only the last of
+    /// those who wait (kube-runtime 5.0, `DelayedInit`).
+    pub(crate) async fn listed(&self, kind: Watch) {
+        let is_listed = |missing: &BTreeMap<(Watch, Place), Obstacle>| missing.keys().all(|(watch, _)| *watch != kind);
+        let listed = self.missing.subscribe().wait_for(is_listed).await.is_ok();
+        debug_assert!(listed, "the sender is in self");
+    }
+
     pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/healthz", get(async || "ok"))
@@ -197,6 +205,17 @@ mod tests {
         assert!(says().contains("grant the operator list and watch"), "{}", says());
         health.synced(Watch::Broadcasts, &place);
         assert_eq!(health.waits_for(), None);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_kind_is_woken() {
+        let (health, place) = health();
+        let waits: [_; 3] = std::array::from_fn(|_| health.listed(Watch::Broadcasts));
+        let mut waits = std::pin::pin!(futures::future::join_all(waits));
+        assert!(futures::poll!(&mut waits).is_pending());
+        health.listed(Watch::Pools).await;
+        health.synced(Watch::Broadcasts, &place);
+        waits.await;
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::{
     attempts::Attempts,
     broadcast::{self, now},
     controllers::Wake,
+    health::{Health, Watch},
     metrics::Metrics,
     node_watch::SharedNodes,
     paused::is_paused,
@@ -56,6 +57,7 @@ pub(crate) struct Context {
     broadcasts: Vec<Store<broadcast::Guarded>>,
     nodes: SharedNodes,
     index: Index,
+    health: Health,
     /// To tell Broadcasts of what concerns them.
     wake: mpsc::Sender<Wake>,
     attempts: Attempts,
@@ -165,6 +167,7 @@ impl Context {
     pub(crate) fn new(
         shared: &broadcast::Context,
         broadcasts: Vec<Store<broadcast::Guarded>>,
+        health: Health,
         wake: mpsc::Sender<Wake>,
     ) -> Self {
         Self {
@@ -173,6 +176,7 @@ impl Context {
             broadcasts,
             nodes: shared.nodes.clone(),
             index: shared.recordings.clone(),
+            health,
             wake,
             attempts: Attempts::new(shared.leadership.clone(), shared.metrics.clone(), broadcast::LONGEST_WAIT),
             metrics: shared.metrics.clone(),
@@ -181,7 +185,7 @@ impl Context {
 
     /// What a decision depends on, but for the object. Waits until the pools are listed.
     async fn around(&self, recording: &Recording) -> (Node, Pool) {
-        self.pools.listed().await;
+        self.health.listed(Watch::Pools).await;
         let namespace = recording.namespace().unwrap_or_default();
         let key = Key { namespace: namespace.clone(), name: recording.spec.node.clone() };
         let pool = self.pools.get(&namespace, &recording.spec.pool);

@@ -28,13 +28,6 @@ impl Pools {
         self.0.iter().find_map(|cache| cache.get(&place))
     }
 
-    /// Returns when all of them have been listed once; also when the watches have ended.
-    pub(crate) async fn listed(&self) {
-        for cache in self.0.iter() {
-            let _ended = cache.wait_until_ready().await;
-        }
-    }
-
     /// The pool of an application; of several, the first by namespace and name.
     pub(crate) fn of_app(&self, app: &str) -> Option<Arc<MediaPool>> {
         let all = self.0.iter().flat_map(Store::state);

@@ -94,7 +94,7 @@ pub(crate) async fn run(args: Run) -> anyhow::Result<()> {
     let controllers =
         Controllers { context: &context, dispatcher: &dispatcher, health: &health, pools: &wakes, cancel: &cancel };
     let broadcasts = controllers.start(&client, &scope, woken, &tasks);
-    let recorded = Arc::new(recording::Context::new(&context, broadcasts.clone(), wake));
+    let recorded = Arc::new(recording::Context::new(&context, broadcasts.clone(), health.clone(), wake));
     recording::watch::start(&client, &scope, &recorded, &health, recording_woken, &cancel, &tasks);
     let world = World::watch(&client, &scope, &wakes, &health, &cancel, &tasks);
     let given = pool::Given { image: args.media_node_image.clone(), rest_upstream: args.media_rest_upstream.clone() };
