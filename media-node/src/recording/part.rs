@@ -21,6 +21,20 @@ pub(super) struct Part {
     status: watch::Sender<RecordingStatus>,
     telling: JoinHandle<Told>,
     standing: Standing,
+    obstacles: Obstacles,
+}
+
+/// What is in the way of a file that grows. Each has its own end; the disk's is said first.
+#[derive(Debug, Default)]
+struct Obstacles {
+    disk: Option<Trouble>,
+    bucket: Option<Trouble>,
+}
+
+impl Obstacles {
+    fn first(&self) -> Option<&Trouble> {
+        self.disk.as_ref().or(self.bucket.as_ref())
+    }
 }
 
 impl Part {
@@ -34,7 +48,19 @@ impl Part {
         let wanted = status.subscribe();
         let telling = recorder.0.tasks.spawn(async move { objects.tell(told, wanted).await });
         let standing = Standing::new(recorder.0.metrics.clone());
-        Self { recording, discard, status, telling, standing }
+        Self { recording, discard, status, telling, standing, obstacles: Obstacles::default() }
+    }
+
+    /// Says in the object of a file that grows, or is to, what is wrong with its disk; `None` when it is well.
+    pub(super) fn disk_is(&mut self, recorder: &Recorder, trouble: Option<Trouble>) {
+        self.obstacles.disk = trouble;
+        self.say_obstacle(recorder);
+    }
+
+    /// Says in the object of a file that grows what is wrong with its bucket; `None` when it is well.
+    pub(super) fn bucket_is(&mut self, recorder: &Recorder, trouble: Option<Trouble>) {
+        self.obstacles.bucket = trouble;
+        self.say_obstacle(recorder);
     }
 
     /// Says in the object what is wrong; `state` is what it is at.
@@ -51,8 +77,15 @@ impl Part {
         self.status.send_replace(next);
     }
 
+    fn say_obstacle(&self, recorder: &Recorder) {
+        match self.obstacles.first() {
+            Some(trouble) => self.say(recorder, RecordingState::Recording, trouble),
+            None => self.say_well(),
+        }
+    }
+
     /// Says in the object that nothing is wrong any more.
-    pub(super) fn say_well(&self) {
+    fn say_well(&self) {
         self.status.send_if_modified(|status| {
             let was_ill = !status.conditions.is_empty();
             if was_ill {
@@ -120,5 +153,19 @@ impl Part {
 
     fn name(&self) -> &str {
         self.recording.metadata.name.as_deref().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_well_again_cures_no_bucket() {
+        let away = Trouble::new(Reason::StorageUnavailable, "no answer");
+        let mut obstacles = Obstacles { disk: Some(Trouble::slow()), bucket: Some(away.clone()) };
+        assert_eq!(obstacles.first(), Some(&Trouble::slow()));
+        obstacles.disk = None;
+        assert_eq!(obstacles.first(), Some(&away));
     }
 }

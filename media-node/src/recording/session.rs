@@ -188,7 +188,9 @@ impl Files {
                     continue;
                 }
                 trouble = changes(self.open.as_mut()) => {
-                    self.say(trouble.as_ref());
+                    if let Some(open) = &mut self.open {
+                        open.part.bucket_is(&self.recorder, trouble.as_ref().map(Trouble::of_bucket));
+                    }
                     continue;
                 }
                 fed = follower.next() => fed,
@@ -212,17 +214,6 @@ impl Files {
                 next = if taken < BATCH { follower.next().now_or_never() } else { None };
             }
             self.write().await;
-        }
-    }
-
-    /// Has the object of the file that grows say what is wrong with its bucket.
-    fn say(&self, trouble: Option<&BucketTrouble>) {
-        match (&self.open, trouble) {
-            (Some(open), Some(trouble)) => {
-                open.part.say(&self.recorder, RecordingState::Recording, &Trouble::of_bucket(trouble));
-            }
-            (Some(open), None) => open.part.say_well(),
-            (None, _) => {}
         }
     }
 
@@ -281,7 +272,7 @@ impl Files {
         if let Some(part) = self.pending.take() {
             match self.open(&part.recording, &init).await {
                 Begun::Yes(place, growing) => return self.grow(part, place, growing),
-                Begun::No(trouble) => return self.wait(part, &trouble),
+                Begun::No(trouble) => return self.wait(part, trouble),
                 Begun::Taken => self.give_up(part, "another file has its name"),
             }
         }
@@ -299,7 +290,7 @@ impl Files {
             let part = Part::begin(&self.recorder, recording, discard);
             match begun {
                 Begun::Yes(place, growing) => self.grow(part, place, growing),
-                Begun::No(trouble) => self.wait(part, &trouble),
+                Begun::No(trouble) => self.wait(part, trouble),
                 Begun::Taken => {}
             }
             return;
@@ -352,7 +343,7 @@ impl Files {
         }
     }
 
-    fn grow(&mut self, part: Part, place: Place, growing: Growing) {
+    fn grow(&mut self, mut part: Part, place: Place, growing: Growing) {
         info!(
             stream = self.spec.stream_id,
             recording = name_of(&part.recording),
@@ -360,15 +351,15 @@ impl Files {
             lost_before = std::mem::take(&mut self.lost),
             "recording.started"
         );
-        part.say_well();
+        part.disk_is(&self.recorder, None);
         self.retry = None;
         let uploading = Uploading::begin(&self.recorder, &part.recording, &place, Growth::Open { len: 0 });
         self.open = Some(Open { part, place, growing, uploading, synced: Instant::now(), said_slow: false });
     }
 
     /// Has an object say why there is no file yet.
-    fn wait(&mut self, part: Part, trouble: &Trouble) {
-        part.say(&self.recorder, RecordingState::Recording, trouble);
+    fn wait(&mut self, mut part: Part, trouble: Trouble) {
+        part.disk_is(&self.recorder, Some(trouble));
         self.pending = Some(part);
         self.pause_after(Instant::now());
     }
@@ -416,7 +407,7 @@ impl Files {
             Ok(written) => (written, false),
             Err(_elapsed) => {
                 if !open.said_slow {
-                    open.part.say(&recorder, RecordingState::Recording, &Trouble::slow());
+                    open.part.disk_is(&recorder, Some(Trouble::slow()));
                 }
                 (writing.await, true)
             }
@@ -426,7 +417,7 @@ impl Files {
                 open.growing = growing;
                 if is_late && !open.said_slow {
                     open.said_slow = true;
-                    open.part.say_well();
+                    open.part.disk_is(&recorder, None);
                 }
                 self.recorder.0.metrics.wrote(bytes);
                 if let Some(time) = synced {
