@@ -19,11 +19,14 @@ fn main() -> ExitCode {
     }
     let done =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Into::into).and_then(|runtime| {
-            match command {
+            let done = match command {
                 cli::Command::Run(args) => runtime.block_on(run::run(*args)),
                 cli::Command::Standalone(args) => runtime.block_on(standalone::run(*args)),
                 cli::Command::Check(args) => runtime.block_on(check::run(*args)),
-            }
+            };
+            // All that is ours has ended; a thread that waits for a disk may be left.
+            runtime.shutdown_background();
+            done
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -53,6 +53,8 @@ const WRITERS: usize = 64;
 const POOL_FRESH: Duration = Duration::from_secs(2);
 /// Longest wait for a pool before a publisher is recorded as its Broadcast alone says.
 const POOL_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest wait for what was told to stop. A disk that hangs holds a thread of this process as long as it likes.
+const GIVE_UP: Duration = Duration::from_secs(2);
 /// Pauses between attempts to delete a file that cannot be deleted.
 const DELETE_AGAIN: Duration = Duration::from_secs(30);
 
@@ -217,7 +219,7 @@ impl Recorder {
         }
     }
 
-    /// Waits until every file is whole and the store knows, or the deadline; the next start does the rest.
+    /// Waits until every file is whole and the store knows, or a little beyond the deadline; the next start does the rest.
     pub(crate) async fn drain(&self, deadline: Instant) {
         self.0.tasks.close();
         if timeout_at(deadline, self.0.tasks.wait()).await.is_err() {
@@ -227,7 +229,9 @@ impl Recorder {
             );
         }
         self.0.end.cancel();
-        self.0.tasks.wait().await;
+        if timeout(GIVE_UP, self.0.tasks.wait()).await.is_err() {
+            warn!("a storage answers nothing, not even a write that began long ago; it is left to the system");
+        }
     }
 
     /// Whether, and how, a Broadcast is to be recorded.
