@@ -1,3 +1,4 @@
 //! Protocol sides that yield a publisher.
 
+mod publisher;
 pub mod rtmp;
