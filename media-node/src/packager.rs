@@ -16,7 +16,7 @@ use mux::{
     playlist::{Delta, Window, multivariant},
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, futures::Notified},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -89,8 +89,9 @@ pub struct Packaged {
     /// What its numbers begin with.
     first: u32,
     output: Mutex<Output>,
-    /// Counts what was added to the output.
-    version: watch::Sender<u64>,
+    /// Something was added to the output. One `Notify` and no `watch`, whose eight lists answer in any order: who has waited
+    /// longest is woken first, so that nobody waits for two rounds of all others.
+    changed: Notify,
     /// A publisher has come, or somebody knows what became of the one that is away.
     news: Notify,
 }
@@ -99,6 +100,8 @@ pub struct Packaged {
 #[derive(Debug)]
 struct Output {
     window: Window,
+    /// Counts what was added.
+    version: u64,
     state: State,
     init: Option<Arc<Init>>,
     followers: Vec<Arc<Queue>>,
@@ -333,13 +336,14 @@ impl Packaged {
         let first = u32::try_from(now.max(least)).unwrap_or(u32::MAX);
         let output = Output {
             window: Window::numbered(settings.policy, settings.window, first, discontinuities),
+            version: 0,
             state: State::Flowing,
             init: None,
             followers: Vec::new(),
             texts: Texts::default(),
             last_asked: Instant::now(),
         };
-        Self { name, first, output: Mutex::new(output), version: watch::Sender::new(0), news: Notify::new() }
+        Self { name, first, output: Mutex::new(output), changed: Notify::new(), news: Notify::new() }
     }
 
     /// Follows the muxing for a recorder: from its very begin when it has not begun, else from the next independent segment on;
@@ -370,22 +374,20 @@ impl Packaged {
     /// The playlist as it is now.
     pub(crate) fn text(&self, delta: Delta) -> Arc<Text> {
         let output = &mut *self.output();
-        // what is added is counted under the lock
-        let version = *self.version.borrow();
-        output.texts.of(&output.window, delta, self.first, version)
+        output.texts.of(&output.window, delta, self.first, output.version)
     }
 
     /// The multivariant playlist, with the media playlist at `uri`; `None` before there is a whole segment.
     pub(crate) fn multivariant(&self, uri: &str) -> Option<Arc<Text>> {
         let output = self.output();
         let variant = output.window.variant(uri.to_owned())?;
-        let tag = format!("{}-{}-m", self.first, *self.version.borrow());
+        let tag = format!("{}-{}-m", self.first, output.version);
         Some(Text::new(multivariant(&[variant]), tag))
     }
 
-    /// Is told of each change.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.version.subscribe()
+    /// Waits for the next change, counted from the call: who looks after it misses none.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     fn goes_on(&self) -> bool {
@@ -418,7 +420,9 @@ impl Packaged {
             output.followers.retain(|queue| queue.is_followed());
             output.followers.iter().for_each(|queue| queue.push(event.clone()));
         }
-        self.version.send_modify(|version| *version += 1);
+        output.version += 1;
+        drop(output);
+        self.changed.notify_waiters();
     }
 
     fn settle(&self, state: State) {
@@ -440,8 +444,11 @@ impl Packaged {
             State::Flowing | State::Parked | State::GivenUp => output.state = State::GivenUp,
         }
         output.followers.drain(..).for_each(|queue| queue.end());
-        self.version.send_modify(|version| *version += 1);
-        output.state
+        output.version += 1;
+        let state = output.state;
+        drop(output);
+        self.changed.notify_waiters();
+        state
     }
 
     fn output(&self) -> MutexGuard<'_, Output> {
