@@ -1,15 +1,28 @@
 //! LL-HLS of a live stream, with the players that people use and one that knows all the rules.
 
-use std::{fs, io::Read as _};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{ErrorKind, Read as _},
+    ops::RangeFrom,
+    time::Duration,
+};
 
+use ::rtmp::{Kind, Message};
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use reqwest::{Client, Method, Response};
 use tests::{
     hls::{Playlist, player::Player},
     http,
     media::{self, Publisher},
     pki::Authority,
-    repository, wait,
+    repository, rtmp, wait,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
 };
 
 use crate::standalone::{SOON, Standalone};
@@ -70,6 +83,85 @@ async fn every_playlist_of_a_live_stream_keeps_the_rules_to_its_end() -> Result<
     assert!(player.playlist.independent_segments);
     let last = player.playlist.segments.last().context("a segment")?;
     assert_eq!(player.ask(&last.uri).await?.status(), 200, "players finish what there is");
+    Ok(())
+}
+
+/// Sound, as much as it is told to send.
+struct Sound {
+    client: rtmp::Client,
+    frames: RangeFrom<u32>,
+}
+
+impl Sound {
+    async fn publish(server: &Standalone, stream: &str) -> Result<Self> {
+        let mut client = server.publish(stream).await?;
+        let header = Bytes::from_static(&[0xAF, 0, 0x11, 0x90]);
+        client.send(&Message { kind: Kind::Audio, timestamp_ms: 0, payload: header }).await?;
+        Ok(Self { client, frames: 0.. })
+    }
+
+    /// Sends so many frames of 1,024 samples at 48 kHz.
+    async fn send(&mut self, frames: usize) -> Result<()> {
+        for frame in self.frames.by_ref().take(frames) {
+            let payload = Bytes::from_static(b"\xaf\x01sound");
+            self.client.send(&Message { kind: Kind::Audio, timestamp_ms: frame * 64 / 3, payload }).await?;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn hundreds_who_wait_for_a_part_are_all_answered_with_the_same_playlist() -> Result<()> {
+    const PLAYERS: usize = 300;
+    let server = Standalone::with("hls-waiting", &["--hls=Always", "--hls-part-milliseconds=500"]).await?;
+    let mut sound = Sound::publish(&server, "radio").await?;
+    let (address, path) = (server.service.address("http")?, "/LiveApp/hls/radio/media.m3u8");
+    // a frame at a time, for what comes before it is muxed is nobody's: then a part has just ended, and the next wants 23
+    let mut before = None;
+    let hint = wait::until("a part to end", SOON, async || {
+        sound.send(if before.is_none() { 23 } else { 1 }).await.map_err(|error| error.to_string())?;
+        // before there is a segment it waits for one
+        let asked = timeout(Duration::from_millis(500), http::get(address, path)).await;
+        let text = asked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?.body;
+        let hint = Playlist::parse(&text).ok().and_then(|playlist| playlist.preload_hint);
+        match (before.take(), hint) {
+            (Some(before), Some(hint)) if before != hint => Ok(hint),
+            (_, hint) => {
+                before = hint;
+                Err(text)
+            }
+        }
+    })
+    .await?;
+    let next = hint.strip_prefix("part-").and_then(|name| name.strip_suffix(".m4s")).context("a part")?;
+    let (segment, part) = next.split_once('.').context("two numbers")?;
+    let request = format!(
+        "GET {path}?_HLS_msn={segment}&_HLS_part={part} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    );
+
+    let mut players = Vec::new();
+    for _ in 0..PLAYERS {
+        let mut player = TcpStream::connect(address).await?;
+        player.write_all(request.as_bytes()).await?;
+        players.push(player);
+    }
+    // its answer comes after theirs would
+    http::get(address, path).await?;
+    for player in &players {
+        let early = player.try_read(&mut [0]);
+        assert!(early.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "{early:?}");
+    }
+    sound.send(24).await?;
+
+    let mut tags = BTreeSet::new();
+    for mut player in players {
+        let mut answer = String::new();
+        timeout(SOON, player.read_to_string(&mut answer)).await.context("a player waits")??;
+        let has_it = |line: &str| line.starts_with("#EXT-X-PART:") && line.contains(&hint);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.lines().any(has_it), "{answer}");
+        tags.insert(answer.lines().find(|line| line.starts_with("etag: ")).context("no tag")?.to_owned());
+    }
+    assert_eq!(tags.len(), 1, "{tags:?}");
     Ok(())
 }
 
