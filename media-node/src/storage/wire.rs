@@ -20,6 +20,7 @@ use object_store::{
 
 /// Most bytes of an error's body that are looked at; the code is in the first few.
 const MAX_ERROR: usize = 16 << 10;
+const DIGEST: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const ACL: HeaderName = HeaderName::from_static("x-amz-acl");
 
 /// An answer that is an error.
@@ -103,8 +104,16 @@ impl Acl {
         let credential = credentials.get_credential().await?;
         request.headers_mut().insert(ACL, self.value.clone());
         request.headers_mut().remove(AUTHORIZATION);
-        AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(request, None)
+        // said when it was signed first: of a body in pieces it would be said that it is signed piece by piece
+        let digest = request.headers().get(DIGEST).and_then(digest);
+        AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(request, digest.as_deref())
     }
+}
+
+/// The bytes of a digest in hexadecimal digits; `None` for what is none.
+fn digest(text: &HeaderValue) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    pairs.collect()
 }
 
 /// Whether it puts an object, or begins an upload of one. Requests for credentials bear no authorization.
@@ -139,6 +148,12 @@ fn code(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_digest_is_read_and_nothing_else_is_taken_for_one() {
+        assert_eq!(digest(&HeaderValue::from_static("00ff7a")), Some(vec![0, 255, 122]));
+        assert_eq!(digest(&HeaderValue::from_static("UNSIGNED-PAYLOAD")), None);
+    }
 
     #[test]
     fn the_code_of_an_error_is_found_and_nothing_else_is_taken_for_one() {
