@@ -12,7 +12,7 @@ use std::{
 };
 
 use ledger::{Key, Recordings, Store};
-use tallylight_crds::{Broadcast, MediaPoolSpec, Recording, RecordingFormat, RecordingSettings};
+use tallylight_crds::{Broadcast, MediaPoolSpec, Recording, RecordingSettings};
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::{Instant, timeout, timeout_at},
@@ -25,7 +25,7 @@ use crate::{
     hub::Name,
     packager::Packagers,
     server::Node,
-    storage::{self, Bucket, Storage, Storages},
+    storage::{Bucket, Storage, Storages},
 };
 
 mod checksum;
@@ -128,7 +128,7 @@ impl Recorder {
         metrics: RecordingMetrics,
     ) -> Self {
         let end = CancellationToken::new();
-        let folders = storages.folders().map(|(name, folder)| (name.to_owned(), Folder::new(folder.clone())));
+        let folders = storages.all().map(|(name, storage)| (name.to_owned(), Folder::of(storage)));
         let recorder = Self(Arc::new(Inner {
             identity,
             objects: Objects::new(store, node.metrics.clone(), end.clone()),
@@ -269,10 +269,6 @@ impl Recorder {
             Trouble::new(Reason::StorageMissing, text)
         };
         let folder = self.0.folders.get(storage).ok_or_else(missing)?;
-        if self.bucket(recording).is_some() && recording.spec.format == RecordingFormat::Hls {
-            let text = format!("{storage} is a bucket, which takes recordings as MP4; record as MP4, or to a volume");
-            return Err(Trouble::new(Reason::StorageMissing, text));
-        }
         let name = &recording.spec.file_name;
         folder.place(name).ok_or_else(|| Trouble::new(Reason::Damaged, format!("{name} is no name of a file")))
     }
@@ -299,17 +295,7 @@ impl Recorder {
     async fn delete_file(&self, recording: &Recording) -> Result<(), String> {
         let place = self.place(recording).map_err(|trouble| trouble.to_string())?;
         if let Some(bucket) = self.bucket(recording) {
-            let name = &recording.spec.file_name;
-            bucket.abort(name, &place.upload()).await.map_err(|trouble| trouble.to_string())?;
-            match bucket.abort_all(name).await {
-                Ok(()) => {}
-                // credentials of before this was needed; what is noted here is aborted, and a rule of the bucket sees to the rest
-                Err(denied @ storage::trouble::Trouble::Denied { .. }) => {
-                    warn!(file = name, %denied, "other uploads of a recording that is deleted may be left in the bucket");
-                }
-                Err(trouble) => return Err(trouble.to_string()),
-            }
-            bucket.delete(name).await.map_err(|trouble| trouble.to_string())?;
+            upload::delete(&bucket, &place).await.map_err(|trouble| trouble.to_string())?;
         }
         self.blocking(move || place.delete()).await.map_err(|error| error.to_string())
     }

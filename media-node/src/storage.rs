@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use tallylight_crds::LOCAL_STORAGE;
 
+mod asking;
+pub mod beside;
 pub mod bucket;
 mod credentials;
+mod notes;
 mod pace;
+pub mod playlist;
 pub mod salvage;
 pub mod trouble;
 pub mod upload;
@@ -74,11 +78,9 @@ impl Storages {
         self.0.iter().find(|(other, _)| other == name).map(|(_, storage)| storage)
     }
 
-    /// The folder that each one's files grow in.
-    pub(crate) fn folders(&self) -> impl Iterator<Item = (&str, &PathBuf)> {
-        self.0.iter().map(|(name, storage)| match storage {
-            Storage::Volume(folder) | Storage::Bucket { spool: folder, .. } => (name.as_str(), folder),
-        })
+    /// Each one with its name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &Storage)> {
+        self.0.iter().map(|(name, storage)| (name.as_str(), storage))
     }
 
     /// Name of the storage of recordings that name none.

@@ -7,13 +7,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// Decodes all of a file, or playlist.
+/// Decodes all of a file, or playlist, which may be at a URL.
 ///
 /// # Errors
 /// When ffmpeg has anything to say.
 pub fn decodes(file: &Path) -> Result<()> {
     let output = Command::new("ffmpeg")
         .args("-hide_banner -nostats -nostdin -loglevel warning".split(' '))
+        .args(connections(file))
         .arg("-i")
         .arg(file)
         .args("-map 0 -f null -".split(' '))
@@ -99,9 +100,16 @@ pub fn frames(file: &Path) -> Result<usize> {
     Ok(text.lines().count())
 }
 
+/// For a playlist at a URL: its segments may be at other hosts, and ffmpeg complains of connections that it cannot use again.
+fn connections(file: &Path) -> &'static [&'static str] {
+    let is_playlist = file.extension().is_some_and(|extension| extension == "m3u8");
+    if is_playlist && file.starts_with("http:") { &["-http_persistent", "0"] } else { &[] }
+}
+
 fn ffprobe(file: &Path, selector: &str, entries: &str) -> Result<String> {
     let output = Command::new("ffprobe")
         .args(["-v", "error", "-select_streams", selector, "-show_entries", entries, "-of", "csv"])
+        .args(connections(file))
         .arg(file)
         .output()
         .context("failed to run ffprobe; run: tests/setup.sh")?;

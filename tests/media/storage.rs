@@ -88,7 +88,7 @@ async fn a_recording_is_told_of_when_its_bucket_has_it_and_players_are_sent_ther
 }
 
 /// Writes the keys of a bucket, and returns the URL of a storage there.
-fn storage(folder: &Path, s3: &S3) -> Result<String> {
+pub(crate) fn storage(folder: &Path, s3: &S3) -> Result<String> {
     let keys = folder.join("keys");
     fs::create_dir_all(&keys)?;
     fs::write(keys.join("access-key-id"), KEY_ID)?;
@@ -112,7 +112,7 @@ async fn sent(spool: &Path, parts: usize) -> Result<u64> {
     .await
 }
 
-async fn told(receiver: &Receiver, action: &str) -> Result<Vec<Request>> {
+pub(crate) async fn told(receiver: &Receiver, action: &str) -> Result<Vec<Request>> {
     wait::until(action, SOON, async || {
         let seen = receiver.accepted();
         let told: Vec<_> = seen.iter().filter(|request| request.action() == action).cloned().collect();
@@ -171,9 +171,9 @@ async fn a_recording_is_uploaded_while_it_grows_and_a_killed_server_goes_on_with
 }
 
 /// A cluster with one node, `media-live-2`, that records to a bucket. Returns the node's storages too.
-async fn archive(name: &str, s3: &S3) -> Result<(Cluster, String)> {
+pub(crate) async fn archive(name: &str, s3: &S3, format: &str) -> Result<(Cluster, String)> {
     let pool = json!({
-        "recording": {"mode": "On", "storageRef": {"name": "archive"}},
+        "recording": {"mode": "On", "format": format, "storageRef": {"name": "archive"}},
         "storages": [{"name": "archive", "s3": {"bucket": "vods", "prefix": "live"}}],
     });
     let mut cluster = Cluster::new(name, pool).await?;
@@ -188,7 +188,7 @@ async fn archive(name: &str, s3: &S3) -> Result<(Cluster, String)> {
 #[tokio::test]
 async fn another_node_finishes_what_a_lost_one_has_uploaded() -> Result<()> {
     let s3 = S3::start(&["vods"]).await?;
-    let (cluster, storages) = archive("record-salvage", &s3).await?;
+    let (cluster, storages) = archive("record-salvage", &s3, "MP4").await?;
     let launch = node(&cluster.tenant, &cluster.folder, "media-live-3").await?.args([storages.as_str()]);
     let mut lost = launch.start().await?;
     cluster.broadcast("show").await?;
@@ -222,7 +222,7 @@ async fn another_node_finishes_what_a_lost_one_has_uploaded() -> Result<()> {
 #[tokio::test]
 async fn a_bucket_in_trouble_is_told_of_while_the_stream_is_live_and_a_deletion_aborts_the_upload() -> Result<()> {
     let mut s3 = S3::start(&["vods"]).await?;
-    let (cluster, _) = archive("record-s3-trouble", &s3).await?;
+    let (cluster, _) = archive("record-s3-trouble", &s3, "MP4").await?;
     cluster.broadcast("show").await?;
     let url = cluster.node.rtmp("LiveApp", "show")?;
     let publisher = Publisher::encoding(cluster.folder.path(), "publisher", &url, &NOISE)?;

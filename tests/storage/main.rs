@@ -4,6 +4,7 @@
 
 mod faults;
 mod growing;
+mod playlists;
 mod salvage;
 mod serving;
 mod trouble;

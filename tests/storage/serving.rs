@@ -21,7 +21,10 @@ use tempfile::TempDir;
 use tests::s3::S3;
 use tokio::{net::TcpListener, task::JoinSet};
 
-use crate::growing::{Rig, bucket};
+use crate::{
+    growing::{Rig, bucket},
+    playlists::Show,
+};
 
 struct Server {
     url: String,
@@ -207,4 +210,45 @@ async fn players_are_sent_to_the_bucket_by_a_url_that_expires() {
     bucket.delete("show-1.mp4").await.unwrap();
     bucket.delete("show-1.mp4").await.unwrap();
     assert_eq!(bucket.size("show-1.mp4").await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_playlist_in_a_bucket_is_served_and_its_segments_are_redirected_to() {
+    let mut show = Show::new("").await;
+    show.grow(3_000);
+    show.close();
+    show.is_whole().await;
+    let server = Server::new(Some((&show.s3, show.keys.path()))).await;
+    server.record("show-1.m3u8", "archive", "Ready").await;
+
+    let whole = server.get("show-1.m3u8").await;
+    let headers = whole.headers().clone();
+    assert_eq!((whole.status(), header(&headers, CONTENT_TYPE)), (StatusCode::OK, "application/vnd.apple.mpegurl"));
+    assert_eq!(header(&headers, "access-control-allow-origin"), "*");
+    assert!(text(whole).await.ends_with("show-1/segment-1.m4s\n#EXT-X-ENDLIST\n"));
+    for (condition, value) in [(IF_NONE_MATCH, ETAG), (IF_MODIFIED_SINCE, LAST_MODIFIED)] {
+        let known = server.ask("show-1.m3u8").header(condition, header(&headers, &value)).send().await.unwrap();
+        assert_eq!(
+            (known.status(), header(known.headers(), value.clone())),
+            (StatusCode::NOT_MODIFIED, header(&headers, value))
+        );
+    }
+    let other = server.ask("show-1.m3u8").header(IF_NONE_MATCH, "\"other\"").send().await.unwrap();
+    assert_eq!(other.status(), StatusCode::OK);
+    let head = server.client.head(format!("{}/show-1.m3u8", server.url)).send().await.unwrap();
+    assert_eq!(header(head.headers(), "content-length"), header(&headers, "content-length"));
+    let fetched = show.s3.asks().iter().filter(|ask| ask.method == Method::GET).count();
+    assert_eq!(fetched, 1, "many players cost the bucket one request");
+
+    let sent = server.get("show-1/segment-1.m4s").await;
+    assert_eq!((sent.status(), header(sent.headers(), "cache-control")), (StatusCode::FOUND, "no-store"));
+    let there = server.client.get(header(sent.headers(), LOCATION)).send().await.unwrap();
+    assert_eq!((there.status(), there.bytes().await.unwrap().len()), (StatusCode::OK, 3_000));
+
+    server.record("gone-1.m3u8", "archive", "Ready").await;
+    assert_eq!(server.get("gone-1.m3u8").await.status(), StatusCode::NOT_FOUND);
+    server.record("away-1.m3u8", "archive", "Ready").await;
+    show.s3.stop().await;
+    let away = server.get("away-1.m3u8").await;
+    assert_eq!((away.status(), away.headers().contains_key(RETRY_AFTER)), (StatusCode::SERVICE_UNAVAILABLE, true));
 }

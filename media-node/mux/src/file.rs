@@ -61,6 +61,14 @@ pub struct Finish {
 #[error("failed to write the index of the file")]
 pub struct NoIndex(#[source] mp4_atom::Error);
 
+/// What a file begins with whose fragments follow this init, as [`Init::bytes`] gave it; `None` when it is none of ours.
+#[must_use]
+pub fn head(init: &[u8]) -> Option<Bytes> {
+    let (size, _) = init.split_first_chunk::<4>()?;
+    let (ftyp, moov) = init.split_at_checked(usize::try_from(u32::from_be_bytes(*size)).ok()?)?;
+    Some([ftyp, &FREE, moov].concat().into())
+}
+
 impl Writer {
     /// Begins a file. Returns what to write first.
     #[must_use]

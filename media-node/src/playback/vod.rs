@@ -1,6 +1,6 @@
 //! Recordings that are there, to players: `/{app}/streams/{file}`, where LL-HLS has its playlists too. A file of a folder is
 //! served from it, with ranges and conditions; one that is on another node's disk is served through that node; for one in a bucket
-//! the player is sent there, by a URL that is good for some hours.
+//! the player is sent there, by a URL that is good for some hours. A playlist is served from here also then: what it lists is beside it.
 //!
 //! What is served is decided by the Recording. A name has no `/` and no leading dot, so none leads out of the storage, nor to a
 //! file that grows. The segments of a recording that is a playlist are in a folder of its name: `/{app}/streams/{name}/{segment}`.
@@ -20,13 +20,14 @@ use axum::{
         HeaderMap, HeaderValue, Method, StatusCode,
         header::{
             ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG,
-            IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
+            IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
         },
     },
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::any,
 };
+use jiff::Timestamp;
 use ledger::Recordings;
 use moka::future::Cache;
 use tallylight_crds::{LOCAL_STORAGE, Recording, RecordingState};
@@ -34,11 +35,11 @@ use tokio::{sync::Semaphore, time::timeout};
 use tower_http::services::ServeFile;
 use tracing::{debug, warn};
 
-use super::hls::answer::{MEDIA, PLAYLIST};
+use super::hls::answer::{MEDIA, PLAYLIST, has};
 use crate::{
     admission::Apps,
     relay::{Others, Unavailable, Wanted},
-    storage::{Bucket, Storage, Storages},
+    storage::{Bucket, Storage, Storages, playlist::Playlist, trouble::Trouble},
 };
 
 /// Longest wait for the store.
@@ -52,10 +53,19 @@ const MAX_LOOK_UPS: usize = 16;
 /// One read of a file.
 const READ: usize = 256 << 10;
 
+/// Playlists of buckets that are kept, in bytes: those of 600 hours. Of more, those that were asked for least are fetched again.
+const MAX_PLAYLISTS: u64 = 64 << 20;
+/// How long they are kept: they never change, but may be deleted.
+const PLAYLIST_KEPT: Duration = Duration::from_secs(60);
+/// Playlists that are fetched at once; more are refused.
+const MAX_FETCHES: usize = 16;
+
 /// A name of a file is never taken again; but a file may be deleted.
 const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 /// When a file that is being recorded may be there, in seconds.
 const SOON: HeaderValue = HeaderValue::from_static("5");
+/// A bucket is in trouble.
+const NOT_NOW: &str = "the recording's storage cannot be used now\n";
 /// What a player in a page may read of an answer.
 const EXPOSED: HeaderValue = HeaderValue::from_static("Accept-Ranges, Content-Length, Content-Range, ETag");
 
@@ -78,6 +88,9 @@ struct Inner<S> {
     others: Option<Others>,
     known: Cache<(String, String), Option<Arc<Recording>>>,
     room: Semaphore,
+    /// By their locations.
+    playlists: Cache<String, Playlist>,
+    fetches: Semaphore,
 }
 
 /// What a request asks for.
@@ -122,6 +135,10 @@ impl Named {
         let is_recording =
             Path::new(&file).extension().is_some_and(|extension| extension == "mp4" || extension == "m3u8");
         (is_plain(&file) && is_recording).then(|| Self { file, path: path.to_owned() })
+    }
+
+    fn is_playlist(&self) -> bool {
+        self.path == self.file && self.file.ends_with(".m3u8")
     }
 }
 
@@ -168,7 +185,12 @@ impl<S: Recordings> Vods<S> {
     #[must_use]
     pub fn new(store: S, namespace: String, apps: Apps, storages: Arc<Storages>, others: Option<Others>) -> Self {
         let known = Cache::builder().max_capacity(MAX_KNOWN).time_to_live(BELIEVED).build();
-        Self(Arc::new(Inner { store, namespace, apps, storages, others, known, room: Semaphore::new(MAX_LOOK_UPS) }))
+        let weight =
+            |location: &String, found: &Playlist| u32::try_from(location.len() + found.text.len()).unwrap_or(u32::MAX);
+        let playlists =
+            Cache::builder().max_capacity(MAX_PLAYLISTS).weigher(weight).time_to_live(PLAYLIST_KEPT).build();
+        let (room, fetches) = (Semaphore::new(MAX_LOOK_UPS), Semaphore::new(MAX_FETCHES));
+        Self(Arc::new(Inner { store, namespace, apps, storages, others, known, room, playlists, fetches }))
     }
 
     /// Answers with a recording; `None` when there is none of that name.
@@ -219,6 +241,9 @@ impl<S: Recordings> Vods<S> {
             }
             RecordingState::Ready if !is_deleted => match self.0.storages.get(&recording.spec.storage) {
                 Some(Storage::Volume(folder)) => self.serve_volume(folder, recording, asked).await,
+                Some(Storage::Bucket { bucket, .. }) if asked.named.is_playlist() => {
+                    self.serve_playlist(bucket, asked).await
+                }
                 Some(Storage::Bucket { bucket, .. }) => from_bucket(bucket, &asked.named.path).await,
                 None => refusal(StatusCode::NOT_FOUND, "this node does not have the recording's storage\n", false),
             },
@@ -244,6 +269,35 @@ impl<S: Recordings> Vods<S> {
         let wanted = Wanted { owner, storage, path: &named.path, method, headers };
         others.pass(&wanted).await.unwrap_or_else(unavailable)
     }
+
+    async fn serve_playlist(&self, bucket: &Bucket, asked: &Asked) -> Response {
+        let file = &asked.named.file;
+        let fetch = async {
+            let Ok(_place) = self.0.fetches.try_acquire() else { return Err(NoPlaylist::Busy) };
+            bucket.playlist(file).await.map_err(NoPlaylist::Trouble)?.ok_or(NoPlaylist::Gone)
+        };
+        match self.0.playlists.try_get_with(bucket.location(file), fetch).await {
+            Ok(found) => playlist(&found, &asked.headers),
+            Err(why) => match &*why {
+                NoPlaylist::Busy => {
+                    refusal(StatusCode::SERVICE_UNAVAILABLE, "too many playlists are fetched; try again\n", true)
+                }
+                NoPlaylist::Gone => unavailable(Unavailable::NoFile),
+                NoPlaylist::Trouble(trouble) => {
+                    warn!(file, %trouble, "failed to fetch a playlist from its bucket");
+                    refusal(StatusCode::SERVICE_UNAVAILABLE, NOT_NOW, true)
+                }
+            },
+        }
+    }
+}
+
+/// Why a playlist of a bucket is not served.
+#[derive(Debug)]
+enum NoPlaylist {
+    Busy,
+    Gone,
+    Trouble(Trouble),
 }
 
 /// The store does not say.
@@ -276,7 +330,7 @@ pub(crate) async fn from_folder(
         Ok(mut response) => {
             response.headers_mut().insert(CACHE_CONTROL, KEPT);
             if let Some(kind) = response.headers_mut().get_mut(CONTENT_TYPE) {
-                *kind = if named.path == named.file && named.file.ends_with(".m3u8") { PLAYLIST } else { MEDIA };
+                *kind = if named.is_playlist() { PLAYLIST } else { MEDIA };
             }
             Some(response)
         }
@@ -318,6 +372,27 @@ async fn open(file: &Path, method: &Method, headers: HeaderMap) -> io::Result<Re
     Ok(response.map(Body::new))
 }
 
+/// A playlist, or that the player has it. It is small: ranges of it are not served.
+fn playlist(found: &Playlist, asked: &HeaderMap) -> Response {
+    let Playlist { text, etag, modified } = found;
+    let date = Timestamp::from_second(*modified).map(|time| time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
+    let date = date.ok().and_then(|date| HeaderValue::try_from(date).ok());
+    // RFC 9110 §13.2.2: a date counts where no tag is asked for
+    let is_known = match etag {
+        Some(tag) if asked.contains_key(IF_NONE_MATCH) => has(asked, tag),
+        Some(_) | None => date.is_some() && asked.get(IF_MODIFIED_SINCE) == date.as_ref(),
+    };
+    let mut response = if is_known {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(CONTENT_TYPE, PLAYLIST)], text.clone()).into_response()
+    };
+    let tag = etag.as_ref().and_then(|tag| HeaderValue::try_from(tag).ok());
+    let headers = [(CACHE_CONTROL, Some(KEPT)), (ETAG, tag), (LAST_MODIFIED, date)];
+    response.headers_mut().extend(headers.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    response
+}
+
 async fn from_bucket(bucket: &Bucket, path: &str) -> Response {
     match bucket.presigned(path).await {
         Ok(url) => {
@@ -327,7 +402,7 @@ async fn from_bucket(bucket: &Bucket, path: &str) -> Response {
         }
         Err(trouble) => {
             warn!(file = path, %trouble, "failed to sign the URL of a recording");
-            refusal(StatusCode::SERVICE_UNAVAILABLE, "the recording's storage cannot be used now\n", true)
+            refusal(StatusCode::SERVICE_UNAVAILABLE, NOT_NOW, true)
         }
     }
 }

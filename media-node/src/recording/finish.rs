@@ -4,7 +4,7 @@ use std::{io, pin::pin, time::Duration};
 
 use jiff::Timestamp;
 use ledger::Key;
-use tallylight_crds::{Recording, RecordingState, RecordingStatus};
+use tallylight_crds::{Recording, RecordingFormat, RecordingState, RecordingStatus};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -152,9 +152,10 @@ pub(super) async fn restore(recorder: &Recorder, recording: Recording, place: Pl
         Salvaged::Here => finish(recorder, part, place, Begun::default()).await,
         Salvaged::Left => {}
         Salvaged::Nothing => {
-            let why = match bucket {
-                Some(_) => "its node ended before the first 5 MiB were in the bucket",
-                None => "nothing was written before the node ended",
+            let why = match (bucket, part.recording.spec.format) {
+                (Some(_), RecordingFormat::Mp4) => "its node ended before the first 5 MiB were in the bucket",
+                (Some(_), RecordingFormat::Hls) => "its node ended before the first segment was in the bucket",
+                (None, RecordingFormat::Mp4 | RecordingFormat::Hls) => "nothing was written before the node ended",
             };
             let text = format!("the file is gone: {why}, or somebody has removed it");
             let told = part.failed(recorder, &Trouble::new(Reason::Damaged, text)).await;

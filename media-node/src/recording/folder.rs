@@ -12,6 +12,9 @@
 //! .recording/show-20260314-150926-1.m3u8/                HLS: the same, with the playlist and a folder of its segments,
 //! show-20260314-150926-1.m3u8                            which are whole here
 //! show-20260314-150926-1/segment-1.m4s
+//!
+//! .recording/show-20260314-150926-1.m3u8/sent.json       for a bucket: what it has, and is not here any more. The rest stays here
+//!                                       /fetched/        segments that come from a bucket, until all are here
 //! ```
 
 use std::{
@@ -29,6 +32,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tallylight_crds::{Recording, RecordingFormat, RecordingStatus};
 
 use super::growing::sync_names;
+use crate::storage::{Storage, playlist};
 
 /// Where files grow.
 const GROWING: &str = ".recording";
@@ -38,6 +42,7 @@ const SIDECAR: &str = "recording.json";
 const MEDIA: &str = "media.mp4";
 const UPLOAD: &str = "upload.mp4";
 const FETCHED: &str = "fetched.mp4";
+const SEGMENTS: &str = "fetched";
 const WHOLE: &str = "whole.json";
 
 /// Room that a file begins with, in bytes: enough for the indexes of the files that are open, so that a disk that fills up does
@@ -46,18 +51,33 @@ const ROOM: u64 = 64 << 20;
 
 /// A folder that keeps recordings.
 #[derive(Clone, Debug)]
-pub(super) struct Folder(PathBuf);
+pub(super) struct Folder {
+    path: PathBuf,
+    home: Home,
+}
+
+/// Where files are once they are whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    Here,
+    Bucket,
+}
 
 /// The place of one file in it.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     root: PathBuf,
+    home: Home,
     file_name: String,
 }
 
 impl Folder {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// The folder of a storage.
+    pub(super) fn of(storage: &Storage) -> Self {
+        match storage {
+            Storage::Volume(path) => Self { path: path.clone(), home: Home::Here },
+            Storage::Bucket { spool, .. } => Self { path: spool.clone(), home: Home::Bucket },
+        }
     }
 
     /// The place of a file; `None` for a name that is none of a file in this folder.
@@ -65,16 +85,16 @@ impl Folder {
         let is_plain = !file_name.is_empty()
             && !file_name.starts_with('.')
             && file_name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        is_plain.then(|| Place { root: self.0.clone(), file_name: file_name.to_owned() })
+        is_plain.then(|| Place { root: self.path.clone(), home: self.home, file_name: file_name.to_owned() })
     }
 
     /// Whether a file may be begun.
     pub(super) fn has_room(&self) -> io::Result<()> {
-        if !self.0.join(GROWING).exists() {
-            DirBuilder::new().recursive(true).mode(0o700).create(self.0.join(GROWING))?;
-            sync_names(&self.0)?;
+        if !self.path.join(GROWING).exists() {
+            DirBuilder::new().recursive(true).mode(0o700).create(self.path.join(GROWING))?;
+            sync_names(&self.path)?;
         }
-        let found = statvfs(&self.0)?;
+        let found = statvfs(&self.path)?;
         let (free, all) =
             (found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize));
         if free < ROOM.min(all / 16) { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
@@ -82,7 +102,7 @@ impl Folder {
 
     /// The places of files that grow, or were left growing, and what their Recordings are. What cannot be read is left alone.
     pub(super) fn growing(&self) -> io::Result<Vec<(Place, Recording)>> {
-        let entries = match fs::read_dir(self.0.join(GROWING)) {
+        let entries = match fs::read_dir(self.path.join(GROWING)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
@@ -143,14 +163,29 @@ impl Place {
         Ok(bytes)
     }
 
+    /// The segments of a playlist while they come from its bucket.
+    pub(super) fn fetched_segments(&self) -> PathBuf {
+        self.growing().join(SEGMENTS)
+    }
+
+    /// Makes them those that have grown here.
+    pub(super) fn keep_fetched_segments(&self) -> io::Result<()> {
+        fs::rename(self.fetched_segments(), self.media())?;
+        sync_names(&self.growing())
+    }
+
     /// What kind of file it is, by its name.
     pub(super) fn format(&self) -> RecordingFormat {
         if self.file_name.ends_with(".m3u8") { RecordingFormat::Hls } else { RecordingFormat::Mp4 }
     }
 
+    pub(super) fn file_name(&self) -> &str {
+        &self.file_name
+    }
+
     /// The file's name without its extension.
     pub(super) fn stem(&self) -> &str {
-        self.file_name.rsplit_once('.').map_or(&self.file_name, |(stem, _)| stem)
+        playlist::stem(&self.file_name)
     }
 
     /// The file while it grows; for a playlist the folder of its segments.
@@ -166,8 +201,11 @@ impl Place {
         self.growing().join(UPLOAD)
     }
 
-    /// Gives the file that name, if it has not got it.
+    /// Gives the file that name, if it has not got it. A playlist does not move.
     pub(super) fn link_upload(&self) -> io::Result<()> {
+        if self.format() == RecordingFormat::Hls {
+            return Ok(());
+        }
         let from = if self.media().exists() { self.media() } else { self.path() };
         match fs::hard_link(from, self.upload()) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -199,9 +237,17 @@ impl Place {
         url::Url::from_file_path(&path).map_or_else(|()| format!("file://{}", path.display()), String::from)
     }
 
-    /// Moves the whole file to its name, and makes sure that it is there.
+    /// Whether its files leave this folder one by one.
+    pub(super) fn is_sent_in_pieces(&self) -> bool {
+        self.home == Home::Bucket && self.format() == RecordingFormat::Hls
+    }
+
+    /// Moves the whole file to its name, and makes sure that it is there. What leaves in pieces leaves from where it is.
     pub(super) fn publish(&self, status: &RecordingStatus) -> io::Result<()> {
         write(&self.growing().join(WHOLE), status)?;
+        if self.is_sent_in_pieces() {
+            return Ok(());
+        }
         let moves = match self.segments() {
             None => vec![(self.media(), self.path())],
             // the playlist last: what it lists is there
@@ -225,6 +271,9 @@ impl Place {
     /// The status of a file that is whole and moved; `None` when it is not.
     pub(super) fn published(&self) -> Option<RecordingStatus> {
         let status: RecordingStatus = read(&self.growing().join(WHOLE)).ok()?;
+        if self.is_sent_in_pieces() {
+            return Some(status);
+        }
         let found = self.published_bytes().ok()?;
         (!self.media().exists() && status.bytes == i64::try_from(found).ok()).then_some(status)
     }
@@ -267,7 +316,8 @@ impl Place {
         sync_names(&self.root).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
     }
 
-    fn growing(&self) -> PathBuf {
+    /// Where it grows.
+    pub(super) fn growing(&self) -> PathBuf {
         self.root.join(GROWING).join(&self.file_name)
     }
 

@@ -86,6 +86,14 @@ impl Growing {
         }
     }
 
+    /// Bytes of what does not change any more before the end.
+    pub(super) fn whole(&self) -> u64 {
+        match self {
+            Self::Mp4(file) => file.bytes(),
+            Self::Hls(file) => file.listed_bytes(),
+        }
+    }
+
     pub(super) fn duration(&self) -> Duration {
         match self {
             Self::Mp4(file) => file.duration(),

@@ -21,8 +21,8 @@ use super::{
     growing::{Error, Whole, hold, sync_names},
     mp4,
 };
+use crate::storage::playlist::{self, Sent};
 
-const INIT: &str = "init.mp4";
 /// Seconds that no segment is longer than, whatever the node's policy: the playlist of what grows must not change it.
 const LONGEST: u64 = 10;
 /// Times that go on this much later do not go on: the muxer calls a silence of two seconds a gap, and rounds to frames.
@@ -66,6 +66,8 @@ struct Files {
     stem: String,
     /// What an MP4 file of these tracks begins with: so a segment can be read as one.
     head: PathBuf,
+    /// Segments leave once they are listed: so what lists them has to survive a loss of power.
+    sync_lists: bool,
 }
 
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl Growing {
         let (_, head) = file::Writer::new(init);
         let held = create(&files.head, &head)?;
         hold(&held)?;
-        create(&files.folder.join(INIT), init.bytes())?;
+        create(&files.segment(0), init.bytes())?;
         sync_names(&files.folder)?;
         files.playlist.parent().map_or(Ok(()), sync_names)?;
         let bytes = init.bytes().len() as u64;
@@ -141,6 +143,11 @@ impl Growing {
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Of segments that the playlist lists.
+    pub(super) fn listed_bytes(&self) -> u64 {
+        self.bytes - self.open.as_ref().map_or(0, |open| open.bytes)
     }
 
     pub(super) fn duration(&self) -> Duration {
@@ -194,7 +201,37 @@ pub(super) fn recover(place: &Place) -> Result<Whole, Error> {
     files.end(&listed)
 }
 
+/// How many segments a playlist lists.
+pub(super) fn count(text: &str) -> usize {
+    Listed::parse(text).complete.len()
+}
+
+/// Makes what came from a bucket a recording that was cut off here: its playlist, its init segment, and the segments that the
+/// playlist does not list yet.
+pub(super) fn adopt(place: &Place, text: &str, init: &Path) -> Result<(), Error> {
+    let files = Files::of(place);
+    let head =
+        file::head(&fs::read(init)?).ok_or_else(|| Error::Hopeless("its init segment is not whole".to_owned()))?;
+    fs::write(&files.head, &head)?;
+    File::open(&files.head)?.sync_all()?;
+    files.list(&Listed::parse(text), Ended::No)?;
+    fs::remove_file(init)?;
+    Ok(place.keep_fetched_segments()?)
+}
+
 impl Listed {
+    fn parse(text: &str) -> Self {
+        let mut listed = Self::default();
+        for line in text.lines() {
+            let seconds = line.strip_prefix("#EXTINF:").and_then(|line| line.trim_end_matches(',').parse().ok());
+            if let Some(duration) = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+                listed.push(duration);
+            }
+            listed.breaks |= line == BREAK;
+        }
+        listed
+    }
+
     fn push(&mut self, duration: Duration) {
         let after_break = std::mem::take(&mut self.breaks);
         self.complete.push(Complete { duration, after_break });
@@ -208,11 +245,18 @@ impl Listed {
 impl Files {
     fn of(place: &Place) -> Self {
         let playlist = place.growing_playlist();
-        Self { folder: place.media(), stem: place.stem().to_owned(), head: playlist.with_extension("head"), playlist }
+        Self {
+            folder: place.media(),
+            stem: place.stem().to_owned(),
+            head: playlist.with_extension("head"),
+            playlist,
+            sync_lists: place.is_sent_in_pieces(),
+        }
     }
 
+    /// The init segment, for 0.
     fn segment(&self, number: usize) -> PathBuf {
-        self.folder.join(format!("segment-{number}.m4s"))
+        self.folder.join(playlist::name(number))
     }
 
     /// Ends the playlist, and makes sure that all is on the disk.
@@ -223,17 +267,36 @@ impl Files {
         sync_names(&self.folder)?;
         self.list(listed, Ended::Yes)?;
         File::open(&self.playlist)?.sync_all()?;
-        let mut bytes = self.playlist.metadata()?.len();
-        for entry in fs::read_dir(&self.folder)? {
-            bytes += entry?.metadata()?.len();
-        }
+        let bytes = self.playlist.metadata()?.len() + self.bytes()?;
         Ok(Whole { duration: listed.duration(), bytes, checksum: None })
+    }
+
+    /// Size of all segments, be they here or in a bucket by now.
+    fn bytes(&self) -> io::Result<u64> {
+        let mut here = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let Some(number) = entry.file_name().to_str().and_then(playlist::number) else { continue };
+            match entry.metadata() {
+                Ok(found) => here.push((number, found.len())),
+                Err(error) if error.kind() == ErrorKind::NotFound => {} // it leaves in this moment, and that is noted
+                Err(error) => return Err(error),
+            }
+        }
+        // in this order: it is noted before it leaves
+        let sent = self.playlist.parent().map(Sent::noted).unwrap_or_default();
+        let left: u64 = here.iter().filter(|(number, _)| *number >= sent.files).map(|(_, bytes)| bytes).sum();
+        Ok(sent.bytes + left)
     }
 
     /// Replaces the playlist.
     fn list(&self, listed: &Listed, ended: Ended) -> io::Result<()> {
         let next = self.playlist.with_extension("next");
-        fs::write(&next, self.text(listed, ended))?;
+        let mut file = File::create(&next)?;
+        file.write_all(self.text(listed, ended).as_bytes())?;
+        if self.sync_lists {
+            file.sync_data()?;
+        }
         fs::rename(&next, &self.playlist)
     }
 
@@ -248,14 +311,15 @@ impl Files {
         let stem = &self.stem;
         let mut text = format!(
             "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{target}\n#EXT-X-MEDIA-SEQUENCE:1\n\
-             #EXT-X-PLAYLIST-TYPE:{kind}\n#EXT-X-MAP:URI=\"{stem}/{INIT}\"\n"
+             #EXT-X-PLAYLIST-TYPE:{kind}\n#EXT-X-MAP:URI=\"{stem}/{}\"\n",
+            playlist::name(0)
         );
         for (number, Complete { duration, after_break }) in (1..).zip(complete) {
             if *after_break {
                 let _written = writeln!(text, "{BREAK}"); // a String takes whatever is written
             }
             let seconds = duration.as_secs_f64();
-            let _written = writeln!(text, "#EXTINF:{seconds:.6},\n{stem}/segment-{number}.m4s"); // as above
+            let _written = writeln!(text, "#EXTINF:{seconds:.6},\n{stem}/{}", playlist::name(number)); // as above
         }
         match ended {
             Ended::Yes => text.push_str("#EXT-X-ENDLIST\n"),
@@ -268,20 +332,11 @@ impl Files {
 
     /// The segments that the playlist lists.
     fn listed(&self) -> io::Result<Listed> {
-        let text = match fs::read_to_string(&self.playlist) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Listed::default()),
-            Err(error) => return Err(error),
-        };
-        let mut listed = Listed::default();
-        for line in text.lines() {
-            let seconds = line.strip_prefix("#EXTINF:").and_then(|line| line.trim_end_matches(',').parse().ok());
-            if let Some(duration) = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
-                listed.push(duration);
-            }
-            listed.breaks |= line == BREAK;
+        match fs::read_to_string(&self.playlist) {
+            Ok(text) => Ok(Listed::parse(&text)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Listed::default()),
+            Err(error) => Err(error),
         }
-        Ok(listed)
     }
 }
 

@@ -424,7 +424,7 @@ impl Files {
                     self.recorder.0.metrics.synced(time);
                     open.synced = Instant::now();
                     if let Some(uploading) = &open.uploading {
-                        uploading.grown(open.growing.bytes());
+                        uploading.grown(open.growing.whole());
                     }
                     if open.growing.duration() > WELL {
                         self.pause = AGAIN.0;

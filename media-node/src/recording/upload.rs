@@ -10,7 +10,7 @@ use std::{
 use futures::future::BoxFuture;
 use ledger::Key;
 use mux::file::PATCHED;
-use tallylight_crds::{Recording, RecordingState, RecordingStatus};
+use tallylight_crds::{Recording, RecordingFormat, RecordingState, RecordingStatus};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -23,6 +23,7 @@ use super::{
     trouble::Trouble,
 };
 use crate::storage::{
+    Bucket,
     trouble::Trouble as BucketTrouble,
     upload::{Growth, Owner, Stopped, Uploaded},
 };
@@ -43,19 +44,28 @@ impl Uploading {
         let (growth, grown) = watch::channel(growth);
         let (told, trouble) = watch::channel(None);
         let cancel = recorder.0.end.child_token();
-        let (stop, file, recording) = (cancel.clone(), place.upload(), recording.clone());
+        let (stop, here, recording) = (cancel.clone(), place.clone(), recording.clone());
         let owned = recorder.clone();
         let task = recorder.0.tasks.spawn(async move {
             let has_it = || -> BoxFuture<'_, bool> { Box::pin(owned.has(&recording)) };
             let owner = Owner { trouble: &told, cancel: &stop, has_it: &has_it };
-            bucket.upload(&recording.spec.file_name, &file, grown, owner).await
+            let name = &recording.spec.file_name;
+            match here.format() {
+                RecordingFormat::Mp4 => bucket.upload(name, &here.upload(), grown, owner).await,
+                RecordingFormat::Hls => bucket.upload_playlist(name, &here.growing(), grown, owner).await,
+            }
         });
         Some(Self { growth, trouble, cancel, task })
     }
 
     /// So much of the file is whole, and on the disk.
     pub(super) fn grown(&self, len: u64) {
-        self.growth.send_replace(Growth::Open { len });
+        let next = Growth::Open { len };
+        self.growth.send_if_modified(|known| {
+            let grows = *known != next;
+            *known = next;
+            grows
+        });
     }
 
     /// The next change of what is wrong; never, when it has ended.
@@ -168,13 +178,45 @@ pub(super) async fn leave(recorder: &Recorder, recording: &Recording, place: &Pl
     }
 }
 
-/// Lets go of what was sent of a file of which nothing can be made.
+/// Lets go of what was sent of a file of which nothing can be made. Of a playlist it stays until its Recording goes.
 pub(super) async fn abort(recorder: &Recorder, recording: &Recording, place: &Place) {
     let Some(bucket) = recorder.bucket(recording) else { return };
     let file = &recording.spec.file_name;
-    if let Err(trouble) = bucket.abort(file, &place.upload()).await {
+    if let Err(trouble) = abort_noted(&bucket, place).await {
         warn!(file, %trouble, "failed to abort the upload of a damaged file");
     }
+}
+
+/// Aborts the upload of a file that is one. A playlist has none of its own.
+async fn abort_noted(bucket: &Bucket, place: &Place) -> Result<(), BucketTrouble> {
+    match place.format() {
+        RecordingFormat::Mp4 => bucket.abort(place.file_name(), &place.upload()).await,
+        RecordingFormat::Hls => Ok(()),
+    }
+}
+
+/// Deletes what a bucket has of a file, and aborts what is under way. A playlist goes last: as long as it is there nobody else takes
+/// its name.
+pub(super) async fn delete(bucket: &Bucket, place: &Place) -> Result<(), BucketTrouble> {
+    let file = place.file_name();
+    abort_noted(bucket, place).await?;
+    let aborted = match place.format() {
+        RecordingFormat::Mp4 => bucket.abort_all(file).await,
+        RecordingFormat::Hls => bucket.abort_beside(file).await,
+    };
+    match aborted {
+        Ok(()) => {}
+        // credentials of before this was needed; what is noted here is aborted, and a rule of the bucket sees to the rest
+        Err(denied @ BucketTrouble::Denied { .. }) => {
+            warn!(file, %denied, "other uploads of a recording that is deleted may be left in the bucket");
+        }
+        Err(trouble) => return Err(trouble),
+    }
+    match place.format() {
+        RecordingFormat::Mp4 => {}
+        RecordingFormat::Hls => bucket.delete_beside(file).await?,
+    }
+    bucket.delete(file).await
 }
 
 /// Removes a file that is in its bucket, once the store knows.

@@ -24,6 +24,7 @@ use tracing::info;
 
 use super::{
     bucket::{Bucket, REQUEST, no_answer},
+    playlist,
     trouble::{Meaning, Trouble, meaning},
 };
 
@@ -38,7 +39,7 @@ const RANGE: u64 = 8 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub bytes: u64,
-    etag: Option<String>,
+    pub(super) etag: Option<String>,
 }
 
 /// A fetch that may be interrupted, and goes on where it was.
@@ -120,7 +121,7 @@ impl Bucket {
     pub async fn salvage(&self, file_name: &str) -> Result<Option<Found>, Trouble> {
         let key = self.key(file_name);
         let object = self.found(&key).await?;
-        let mut left = self.begun(&key).await?;
+        let mut left = self.begun_of(&key).await?;
         let mut best: Option<(String, Vec<Sent>)> = None;
         for id in &left {
             let sent = self.sent(&key, id).await?;
@@ -147,8 +148,22 @@ impl Bucket {
     /// When the service does not do it.
     pub async fn abort_all(&self, file_name: &str) -> Result<(), Trouble> {
         let key = self.key(file_name);
-        let begun = self.begun(&key).await?;
+        let begun = self.begun_of(&key).await?;
         self.abort_each(&key, &begun).await
+    }
+
+    /// Aborts what is under way of the files beside a playlist, whoever has begun it.
+    ///
+    /// # Errors
+    /// When the service does not do it.
+    pub async fn abort_beside(&self, file_name: &str) -> Result<(), Trouble> {
+        for Begun { key, upload_id } in self.begun(&format!("{}/", self.folder(file_name))).await? {
+            let key = path::Path::from(key);
+            if key.filename().is_some_and(|name| playlist::number(name).is_some()) {
+                self.abort_each(&key, &[upload_id]).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Fetches what is not here yet of an object.
@@ -185,16 +200,21 @@ impl Bucket {
     }
 
     /// The uploads of exactly that key.
-    async fn begun(&self, key: &path::Path) -> Result<Vec<String>, Trouble> {
+    async fn begun_of(&self, key: &path::Path) -> Result<Vec<String>, Trouble> {
+        let begun = self.begun(key.as_ref()).await?;
+        Ok(begun.into_iter().filter(|begun| begun.key == key.as_ref()).map(|begun| begun.upload_id).collect())
+    }
+
+    /// The uploads of all keys that begin so.
+    async fn begun(&self, prefix: &str) -> Result<Vec<Begun>, Trouble> {
         let (mut found, mut after) = (Vec::new(), (String::new(), String::new()));
         for _ in 0..MAX_LISTS {
-            let mut query = vec![("uploads", ""), ("prefix", key.as_ref())];
+            let mut query = vec![("uploads", ""), ("prefix", prefix)];
             if !after.0.is_empty() {
                 query.extend([("key-marker", after.0.as_str()), ("upload-id-marker", after.1.as_str())]);
             }
             let Some(list) = self.list::<Uploads>(&path::Path::default(), &query).await? else { break };
-            let of_key = list.uploads.into_iter().filter(|begun| begun.key == key.as_ref());
-            found.extend(of_key.map(|begun| begun.upload_id));
+            found.extend(list.uploads);
             if !list.is_truncated {
                 break;
             }

@@ -79,7 +79,7 @@ fn of_answer(answer: &Answer) -> Meaning {
         )
         | (_, 401) => Meaning::Trouble(Trouble::CredentialsRefused { why }),
         (_, 403) => Meaning::Trouble(Trouble::Denied { why }),
-        ("", 404) => Meaning::Gone,
+        ("", 404 | 412) => Meaning::Gone,
         (_, _) => Meaning::Trouble(Trouble::Unavailable { why }),
     }
 }
@@ -118,6 +118,7 @@ mod tests {
         assert_eq!(reason(404, "NoSuchUpload"), "Gone");
         assert_eq!(reason(404, "NoSuchBucket"), "BucketMissing");
         assert_eq!(reason(404, ""), "Gone");
+        assert_eq!((reason(412, ""), reason(412, "PreconditionFailed")), ("Gone", "Gone"));
         assert_eq!(reason(404, "PageNotFound"), "StorageUnavailable");
         assert_eq!(reason(403, "InvalidAccessKeyId"), "CredentialsRefused");
         assert_eq!(reason(400, "ExpiredToken"), "CredentialsRefused");

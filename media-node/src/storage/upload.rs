@@ -14,26 +14,22 @@ use std::{
     fmt,
     ops::Range,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use futures::future::BoxFuture;
 use object_store::{
     MultipartId, ObjectStoreExt, PutPayload,
     multipart::{MultipartStore, PartId},
-    path,
 };
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use uuid::Uuid;
 
 use super::{
-    bucket::{Bucket, no_answer},
-    trouble::{Meaning, Trouble, meaning},
+    asking::{Answer, Asking, FIRST_PAUSE, LONGEST_PAUSE, Outcome},
+    bucket::Bucket,
+    notes,
+    trouble::Trouble,
 };
 
 mod disk;
@@ -41,18 +37,10 @@ mod plan;
 
 use plan::{Part, Piece, State, Step};
 
-/// Longest time of a request, beside what its bytes take.
-const REQUEST: Duration = Duration::from_secs(30);
-/// Least speed of an upload, in bytes a second: a part that is slower is sent anew. 0.5 Mbit/s is too little for a live stream.
-const LEAST_SPEED: u64 = 64 << 10;
-/// Pauses between attempts double from the first to the longest: a service that is away for an hour is asked some 120 times.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
 /// How far a file has grown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Growth {
-    /// It grows. So many of its bytes are whole fragments, and on the disk.
+    /// It grows. So many of its bytes are whole fragments, or segments that are listed, and on the disk.
     Open { len: u64 },
     /// It grows no more. These bytes were overwritten at its end.
     Closed { len: u64, patched: Range<u64> },
@@ -104,13 +92,14 @@ impl Bucket {
     pub async fn upload<'a>(
         &'a self,
         file_name: &str,
-        file: &'a Path,
+        file: &Path,
         mut growth: watch::Receiver<Growth>,
         owner: Owner<'a>,
     ) -> Result<Uploaded, Stopped> {
-        let mut upload =
-            Upload { bucket: self, key: self.key(file_name), file, notes: notes(file), state: State::default(), owner };
-        upload.state = disk::read_state(&upload.notes, upload.key.as_ref()).await;
+        let asking = Asking { bucket: self, key: self.key(file_name), owner };
+        let notes = notes_of(file);
+        let state = read_state(&notes, asking.key.as_ref()).await;
+        let mut upload = Upload { asking, file: file.to_owned(), notes, state };
         loop {
             let grown = growth.borrow_and_update().clone();
             match plan::next(&upload.state, &grown) {
@@ -135,58 +124,48 @@ impl Bucket {
     /// # Errors
     /// When the service does not do it; what was noted stays then.
     pub async fn abort(&self, file_name: &str, file: &Path) -> Result<(), Trouble> {
-        let (key, notes) = (self.key(file_name), notes(file));
-        let state = disk::read_state(&notes, key.as_ref()).await;
+        let (key, notes) = (self.key(file_name), notes_of(file));
+        let state = read_state(&notes, key.as_ref()).await;
         if let Some(id) = &state.upload_id {
-            match timeout(REQUEST, self.store().abort_multipart(&key, id)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => match meaning(&error) {
-                    Meaning::Gone => {}
-                    Meaning::Trouble(trouble) => return Err(trouble),
-                },
-                Err(_elapsed) => return Err(no_answer(REQUEST)),
-            }
+            self.within(self.store().abort_multipart(&key, id)).await?;
         }
-        disk::remove_state(&notes).await;
+        notes::remove(&notes).await;
         Ok(())
     }
 }
 
 /// Where it is noted what was sent of a file.
-fn notes(file: &Path) -> PathBuf {
+fn notes_of(file: &Path) -> PathBuf {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".upload.json");
     file.with_file_name(name)
 }
 
-struct Upload<'a> {
-    bucket: &'a Bucket,
-    key: path::Path,
-    file: &'a Path,
-    notes: PathBuf,
-    state: State,
-    owner: Owner<'a>,
+/// What was sent of a file before; nothing when that was not noted, or of another key.
+async fn read_state(notes: &Path, key: &str) -> State {
+    notes::read(notes).await.filter(|state: &State| state.key == key).unwrap_or_default()
 }
 
-/// What a request came to.
-type Answer<T> = Result<T, Meaning>;
-
-/// How a request ended that is repeated until it does.
-enum Outcome<T> {
-    Done(T),
-    /// There is no such upload any more.
-    Gone,
+struct Upload<'a> {
+    asking: Asking<'a>,
+    file: PathBuf,
+    notes: PathBuf,
+    state: State,
 }
 
 impl Upload<'_> {
     async fn begin(&mut self) -> Result<(), Stopped> {
-        match self.repeat(|| self.ask(0, self.bucket.store().create_multipart(&self.key))).await? {
+        match self
+            .asking
+            .repeat(|| self.asking.ask(0, self.asking.bucket.store().create_multipart(&self.asking.key)))
+            .await?
+        {
             Outcome::Done(id) => {
-                self.state = State { key: self.key.to_string(), upload_id: Some(id), ..State::default() };
+                self.state = State { key: self.asking.key.to_string(), upload_id: Some(id), ..State::default() };
                 self.note().await;
             }
             // a service that has no such object to begin: as if it were not there
-            Outcome::Gone => self.rest(LONGEST_PAUSE).await?,
+            Outcome::Gone => self.asking.rest(LONGEST_PAUSE).await?,
         }
         Ok(())
     }
@@ -196,7 +175,7 @@ impl Upload<'_> {
             return Err(Stopped::TooLarge);
         }
         let Some(id) = self.state.upload_id.clone() else { return Ok(()) };
-        match self.repeat(|| self.send(&id, &piece)).await? {
+        match self.asking.repeat(|| self.send(&id, &piece)).await? {
             Outcome::Done((bytes, PartId { content_id })) => {
                 self.state.set(piece.index, Part { bytes, tag: content_id, closed: piece.closed });
                 self.note().await;
@@ -208,13 +187,12 @@ impl Upload<'_> {
 
     /// Reads a part and sends it, once. It is read again for each try: between them nothing of it is in memory.
     async fn send(&self, id: &MultipartId, piece: &Piece) -> Result<Answer<(u64, PartId)>, Stopped> {
-        let _room = self.owner.cancel.run_until_cancelled(self.bucket.room()).await.ok_or(Stopped::Cancelled)?;
-        let bytes =
-            disk::read_part(self.file.to_owned(), piece.from, piece.end.clone()).await.map_err(Stopped::File)?;
+        let _room = self.asking.room().await?;
+        let bytes = disk::read_part(self.file.clone(), piece.from, piece.end.clone()).await.map_err(Stopped::File)?;
         let len = bytes.len() as u64;
-        self.rest(self.bucket.pause(len)).await?;
-        let put = self.bucket.store().put_part(&self.key, id, piece.index, PutPayload::from(bytes));
-        Ok(self.ask(len, put).await?.map(|part| (len, part)))
+        self.asking.pace(len).await?;
+        let put = self.asking.bucket.store().put_part(&self.asking.key, id, piece.index, PutPayload::from(bytes));
+        Ok(self.asking.ask(len, put).await?.map(|part| (len, part)))
     }
 
     /// Makes an object of the parts. `None` when it is to be sent anew.
@@ -222,21 +200,23 @@ impl Upload<'_> {
         let Some(id) = self.state.upload_id.clone() else { return Ok(None) };
         let parts: Vec<_> = self.state.parts.iter().map(|part| PartId { content_id: part.tag.clone() }).collect();
         let complete = async || {
-            self.must_have_it().await?;
-            self.ask(0, self.bucket.store().complete_multipart(&self.key, &id, parts.clone())).await
+            self.asking.must_have_it().await?;
+            self.asking
+                .ask(0, self.asking.bucket.store().complete_multipart(&self.asking.key, &id, parts.clone()))
+                .await
         };
         // an upload that is gone may be one whose answer was lost: the object tells
-        let _done_or_gone = self.repeat(complete).await?;
-        match self.repeat(|| self.ask(0, self.bucket.store().head(&self.key))).await? {
+        let _done_or_gone = self.asking.repeat(complete).await?;
+        match self.asking.repeat(|| self.asking.ask(0, self.asking.bucket.store().head(&self.asking.key))).await? {
             Outcome::Done(found) if found.size == len => {
-                self.owner.trouble.send_if_modified(|known| known.take().is_some());
-                disk::remove_state(&self.notes).await;
-                info!(key = %self.key, bytes = len, parts = parts.len(), "upload.completed");
+                self.asking.owner.trouble.send_if_modified(|known| known.take().is_some());
+                notes::remove(&self.notes).await;
+                info!(key = %self.asking.key, bytes = len, parts = parts.len(), "upload.completed");
                 Ok(Some(Uploaded { bytes: len, etag: found.e_tag }))
             }
             Outcome::Done(_) | Outcome::Gone => {
                 self.forget("the object is not what was sent").await?;
-                self.rest(FIRST_PAUSE).await?;
+                self.asking.rest(FIRST_PAUSE).await?;
                 Ok(None)
             }
         }
@@ -244,86 +224,17 @@ impl Upload<'_> {
 
     /// Begins anew, from the disk.
     async fn forget(&mut self, why: &'static str) -> Result<(), Stopped> {
-        self.must_have_it().await?;
-        warn!(key = %self.key, sent = self.state.sent(), why, "the upload begins anew");
+        self.asking.must_have_it().await?;
+        warn!(key = %self.asking.key, sent = self.state.sent(), why, "the upload begins anew");
         self.state = State::default();
-        disk::remove_state(&self.notes).await;
+        notes::remove(&self.notes).await;
         Ok(())
-    }
-
-    async fn must_have_it(&self) -> Result<(), Stopped> {
-        match self.owner.cancel.run_until_cancelled((self.owner.has_it)()).await {
-            Some(true) => Ok(()),
-            Some(false) => Err(Stopped::TakenOver),
-            None => Err(Stopped::Cancelled),
-        }
     }
 
     /// Without its notes an upload goes on all the same: a restart begins it anew.
     async fn note(&self) {
-        if let Err(error) = disk::write_state(&self.notes, &self.state).await {
+        if let Err(error) = notes::write(&self.notes, &self.state).await {
             debug!(file = %self.notes.display(), %error, "failed to note what was sent");
         }
     }
-
-    /// Tries until there is an answer, however long that takes.
-    async fn repeat<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<Outcome<T>, Stopped>
-    where
-        F: Future<Output = Result<Answer<T>, Stopped>>,
-    {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match attempt().await? {
-                Ok(done) => {
-                    if self.owner.trouble.send_if_modified(|known| known.take().is_some()) {
-                        info!(key = %self.key, "the storage works again");
-                    }
-                    return Ok(Outcome::Done(done));
-                }
-                Err(Meaning::Gone) => return Ok(Outcome::Gone),
-                Err(Meaning::Trouble(trouble)) => {
-                    // one request that fails is what every network has; a person is told of the second
-                    let is_lasting = pause > FIRST_PAUSE || !matches!(trouble, Trouble::Unavailable { .. });
-                    self.say(trouble, is_lasting);
-                }
-            }
-            self.rest(jittered(pause)).await?;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// One request, and time for so many bytes.
-    async fn ask<T>(
-        &self,
-        bytes: u64,
-        request: impl Future<Output = object_store::Result<T>>,
-    ) -> Result<Answer<T>, Stopped> {
-        let deadline = REQUEST + Duration::from_secs(bytes / LEAST_SPEED);
-        let answered = self.owner.cancel.run_until_cancelled(timeout(deadline, request)).await;
-        Ok(match answered.ok_or(Stopped::Cancelled)? {
-            Ok(answer) => answer.map_err(|error| meaning(&error)),
-            Err(_elapsed) => Err(Meaning::Trouble(no_answer(deadline))),
-        })
-    }
-
-    fn say(&self, trouble: Trouble, is_lasting: bool) {
-        self.owner.trouble.send_if_modified(|known| {
-            if !is_lasting || known.as_ref() == Some(&trouble) {
-                return false;
-            }
-            warn!(key = %self.key, reason = trouble.reason(), %trouble, "the upload waits");
-            *known = Some(trouble);
-            true
-        });
-    }
-
-    async fn rest(&self, pause: Duration) -> Result<(), Stopped> {
-        self.owner.cancel.run_until_cancelled(sleep(pause)).await.ok_or(Stopped::Cancelled)
-    }
-}
-
-/// Between three quarters of a pause and all of it, so that the uploads of a node do not ask in step.
-fn jittered(pause: Duration) -> Duration {
-    let drawn = u32::from(Uuid::new_v4().as_bytes()[0]);
-    pause * (768 + drawn) / 1_024
 }

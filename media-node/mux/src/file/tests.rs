@@ -36,8 +36,10 @@ fn the_index_of_an_hour_is_small() {
 
 #[test]
 fn a_finished_file_points_at_each_sample() {
-    let (mut writer, head) = Writer::new(&init());
-    let mut file = head.to_vec();
+    let (mut writer, begin) = Writer::new(&init());
+    assert_eq!(head(init().bytes()), Some(begin.clone()), "it can be made of what others keep");
+    assert_eq!(head(&init().bytes()[..3]), None);
+    let mut file = begin.to_vec();
     let entry = |size, composition, key| Entry { duration: 3_600, size, composition, key };
     // shown from -40 ms on, and sound that begins 100 ms after it
     let video = Run { track: 1, decode_time: 0, offset: 0, samples: vec![entry(3, 0, true), entry(2, -7_200, false)] };

@@ -25,12 +25,11 @@ use hyper::body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 
 use super::query;
-use crate::{metrics::HlsRefusal, packager::Text};
+use crate::{metrics::HlsRefusal, packager::Text, storage};
 
-/// RFC 8216 §4.
-pub(in crate::playback) const PLAYLIST: HeaderValue = HeaderValue::from_static("application/vnd.apple.mpegurl");
+pub(in crate::playback) const PLAYLIST: HeaderValue = HeaderValue::from_static(storage::playlist::PLAYLIST);
 /// MP4 in whole, or in segments and parts.
-pub(in crate::playback) const MEDIA: HeaderValue = HeaderValue::from_static("video/mp4");
+pub(in crate::playback) const MEDIA: HeaderValue = HeaderValue::from_static(storage::playlist::MEDIA);
 /// A name of media is never taken again.
 const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 /// A stream may begin, or media come, at any time.

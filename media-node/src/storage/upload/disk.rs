@@ -1,15 +1,14 @@
-//! What an upload reads and notes on the disk, off the threads that serve streams.
+//! What an upload reads of its file, off the threads that serve streams.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read, Seek, SeekFrom, Write},
-    path::{Path, PathBuf},
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    path::PathBuf,
 };
 
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
-use super::plan::{End, State};
+use super::{super::notes::blocking, plan::End};
 
 /// Longest fragment that a part is made longer for; a longer one is cut. It bounds what a part takes of memory.
 const MAX_FRAGMENT: u64 = 16 << 20;
@@ -49,39 +48,6 @@ fn fragment_end(file: &mut (impl Read + Seek), from: u64, least: u64, len: u64) 
     }
     // no fragments as ours: the parts are a file together, if not each by itself
     Ok(len.min(from + least))
-}
-
-/// What was sent of a file before; nothing when that was not noted, or of another key.
-pub(super) async fn read_state(notes: &Path, key: &str) -> State {
-    let (notes, key) = (notes.to_owned(), key.to_owned());
-    let read = blocking(move || {
-        let state: State = serde_json::from_slice(&fs::read(notes)?)?;
-        Ok(state)
-    });
-    read.await.ok().filter(|state| state.key == key).unwrap_or_default()
-}
-
-/// Readers see all of it or what was there before.
-pub(super) async fn write_state(notes: &Path, state: &State) -> io::Result<()> {
-    let (notes, text) = (notes.to_owned(), serde_json::to_vec(state)?);
-    blocking(move || {
-        let new = notes.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, &notes)
-    })
-    .await
-}
-
-pub(super) async fn remove_state(notes: &Path) {
-    let notes = notes.to_owned();
-    // not there, or of an upload that is gone: then it is found out
-    let _removed = blocking(move || fs::remove_file(notes)).await;
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
