@@ -1,0 +1,30 @@
+//! WebRTC's transport, and its viewers: SDP, ICE-lite, DTLS, SRTP, the history that is sent again from, and batches.
+//!
+//! A WHEP request is an [`sdp::Offer`]; [`sdp::Answer`] answers it. [`viewer::Viewer`] is the session that follows, and
+//! [`source::Source`] what all viewers of a stream share. A [`demux::Directory`] says which session a datagram is for. These know
+//! no clock, no socket and no thread: datagrams, frames and `now` go in, batches, events and the next deadline come out.
+//!
+//! Nothing here panics on bytes from outside, and what a peer can make a session hold is bounded.
+
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::match_wildcard_for_single_variants, clippy::wildcard_enum_match_arm)
+)]
+
+pub mod batch;
+mod bytes;
+mod client_hello;
+pub mod clock;
+pub mod demux;
+pub mod dtls;
+mod flight;
+pub mod history;
+pub mod ice;
+pub mod keyframe;
+pub mod path;
+mod rtcp;
+pub mod sdp;
+pub mod source;
+mod srtp;
+pub mod stun;
+pub mod viewer;

@@ -1,0 +1,297 @@
+//! One track on its way to one viewer: its numbering, what is sent again, and what the viewer reports.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::batch::{Batch, Sink};
+use crate::history::{Position, Stored};
+use crate::path::Path;
+use crate::rtcp::{Report, SenderReport};
+use crate::sdp::{Leg as Chosen, MediaKind};
+use crate::source::{Pushed, Source};
+use crate::srtp::{self, RTP_HEADER};
+use crate::viewer::Counters;
+
+/// An Ethernet frame less the headers of IPv6 and UDP: a larger packet would be fragmented.
+const MAX_DATAGRAM: usize = 1_452;
+
+/// A group that is larger is no burst that a network takes; the viewer waits for the next keyframe.
+const MAX_BURST: usize = 2 * 1024 * 1024;
+
+/// Each packet earns half a packet sent again, and this many may be saved up: a viewer that asks for more than a third of
+/// what it gets is not helped by it, and none can have us send to it without end.
+const MAX_BUDGET: u32 = 512;
+const PRICE: u32 = 2;
+
+/// Jumps in a track's positions that are remembered; a viewer asks for packets of the last second or two.
+const MAX_SPANS: usize = 8;
+
+/// What a viewer says of a track.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quality {
+    /// Of 256, in its latest report.
+    pub fraction_lost: u8,
+    pub packets_lost: u32,
+    pub jitter: Duration,
+    pub round_trip: Option<Duration>,
+}
+
+/// What a leg sends with.
+pub(super) struct Wire<'a, S> {
+    pub(super) path: Path,
+    pub(super) srtp: &'a mut srtp::Session,
+    pub(super) batch: &'a mut Batch<S>,
+    pub(super) counters: &'a mut Counters,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Joined {
+    Flows,
+    Waits,
+}
+
+#[derive(Debug)]
+pub(super) struct Leg {
+    track: usize,
+    kind: MediaKind,
+    clock: u32,
+    ssrc: u32,
+    payload_type: u8,
+    /// The next packet's number; its lower 16 bits are sent.
+    sequence: u64,
+    resend: Option<Resend>,
+    budget: u32,
+    /// Where numbers and positions run in parallel, the newest last.
+    spans: VecDeque<Span>,
+    flow: Flow,
+    packets: u32,
+    octets: u32,
+    is_reported: bool,
+    quality: Option<Quality>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Flow {
+    AwaitsKeyframe,
+    Flows,
+}
+
+/// The stream of RFC 4588.
+#[derive(Debug)]
+struct Resend {
+    ssrc: u32,
+    payload_type: u8,
+    sequence: u64,
+}
+
+#[derive(Debug)]
+struct Span {
+    sequence: u64,
+    position: Position,
+}
+
+/// The header of what is sent.
+struct Header {
+    ssrc: u32,
+    payload_type: u8,
+    sequence: u64,
+}
+
+impl Leg {
+    pub(super) fn new(chosen: &Chosen, seed: u64) -> Self {
+        let format = &chosen.format;
+        let start = |bits: u64| bits & 0x7fff;
+        Self {
+            track: chosen.track,
+            kind: format.codec.kind(),
+            clock: format.codec.clock(),
+            ssrc: chosen.ssrc,
+            payload_type: format.payload_type,
+            // below the middle, so that a first packet that is lost does not look like a roll-over
+            sequence: start(seed),
+            resend: format.rtx.map(|payload_type| Resend {
+                ssrc: chosen.rtx_ssrc,
+                payload_type,
+                sequence: start(seed >> 32),
+            }),
+            budget: MAX_BUDGET,
+            spans: VecDeque::new(),
+            flow: Flow::AwaitsKeyframe,
+            packets: 0,
+            octets: 0,
+            is_reported: false,
+            quality: None,
+        }
+    }
+
+    pub(super) fn track(&self) -> usize {
+        self.track
+    }
+
+    pub(super) fn ssrc(&self) -> u32 {
+        self.ssrc
+    }
+
+    pub(super) fn quality(&self) -> Option<Quality> {
+        self.quality
+    }
+
+    /// Reports whether packets were sent and their clock was not told.
+    pub(super) fn is_unreported(&self) -> bool {
+        self.packets > 0 && !self.is_reported
+    }
+
+    /// Sends the current group. Sound joins at its live edge, since what was said is not wanted.
+    pub(super) fn join<S: Sink>(&mut self, source: &Source, wire: &mut Wire<'_, S>) -> Joined {
+        if self.kind == MediaKind::Audio {
+            return Joined::Flows;
+        }
+        let Some(history) = source.track(self.track).map(|track| &track.history) else { return Joined::Waits };
+        let Some(group) = history.group().filter(|group| history.bytes_since(group.start) <= MAX_BURST) else {
+            return Joined::Waits;
+        };
+        self.flow = Flow::Flows;
+        for position in group {
+            if let Some(stored) = history.get(position) {
+                self.put(position, stored, wire);
+            }
+        }
+        Joined::Flows
+    }
+
+    pub(super) fn send<S: Sink>(&mut self, pushed: &Pushed, source: &Source, wire: &mut Wire<'_, S>) {
+        let Some(track) = source.track(self.track) else { return };
+        if pushed.is_keyframe {
+            self.flow = Flow::Flows;
+        }
+        if self.flow == Flow::AwaitsKeyframe {
+            wire.counters.frames_skipped += 1;
+            return;
+        }
+        for position in pushed.positions.clone() {
+            if let Some(stored) = track.history.get(position) {
+                self.put(position, stored, wire);
+            }
+        }
+    }
+
+    /// Leaves out what comes before the next keyframe.
+    pub(super) fn pause(&mut self) {
+        self.flow = Flow::AwaitsKeyframe;
+    }
+
+    fn put<S: Sink>(&mut self, position: Position, stored: &Stored, wire: &mut Wire<'_, S>) {
+        let header = Header { ssrc: self.ssrc, payload_type: self.payload_type, sequence: self.sequence };
+        if !write(&header, stored, None, wire) {
+            return;
+        }
+        let runs_on = |span: &Span| self.sequence.wrapping_sub(span.sequence) == position.wrapping_sub(span.position);
+        if !self.spans.back().is_some_and(runs_on) {
+            if self.spans.len() == MAX_SPANS {
+                self.spans.pop_front();
+            }
+            self.spans.push_back(Span { sequence: self.sequence, position });
+        }
+        self.sequence += 1;
+        self.packets = self.packets.wrapping_add(1);
+        // truncation: a payload fits a datagram, and the count wraps (RFC 3550 §6.4.1)
+        self.octets = self.octets.wrapping_add(stored.payload.len() as u32);
+        self.budget = (self.budget + 1).min(MAX_BUDGET);
+        wire.counters.packets += 1;
+    }
+
+    /// Sends a packet again that the viewer misses.
+    pub(super) fn resend<S: Sink>(&mut self, number: u16, source: &Source, wire: &mut Wire<'_, S>) {
+        let found = self.find(number).and_then(|(sequence, position)| {
+            source.track(self.track)?.history.get(position).map(|stored| (sequence, stored))
+        });
+        let Some((sequence, stored)) = found else {
+            wire.counters.resend_too_old += 1;
+            return;
+        };
+        let Some(budget) = self.budget.checked_sub(PRICE) else {
+            wire.counters.resend_over_budget += 1;
+            return;
+        };
+        let written = match &mut self.resend {
+            Some(Resend { ssrc, payload_type, sequence: next }) => {
+                let header = Header { ssrc: *ssrc, payload_type: *payload_type, sequence: *next };
+                *next += 1;
+                write(&header, stored, Some(number), wire)
+            }
+            // the same bytes under the same index once more, which is what SRTP allows
+            None => write(&Header { ssrc: self.ssrc, payload_type: self.payload_type, sequence }, stored, None, wire),
+        };
+        if written {
+            self.budget = budget;
+            wire.counters.resent += 1;
+        }
+    }
+
+    /// The full number of a packet that was sent, and its position.
+    fn find(&self, number: u16) -> Option<(u64, Position)> {
+        // truncation: numbers are sent as 16 bits
+        let back = (self.sequence as u16).wrapping_sub(number);
+        let sequence = self.sequence.checked_sub(u64::from(back)).filter(|_| back > 0)?;
+        let span = self.spans.iter().rev().find(|span| span.sequence <= sequence)?;
+        Some((sequence, span.position + (sequence - span.sequence)))
+    }
+
+    /// Takes a receiver report to heart (RFC 3550 §6.4.1).
+    pub(super) fn reported(&mut self, report: &Report, source: &Source, now: Instant) {
+        let round_trip = (report.last_sender_report != 0).then(|| {
+            let since = source.clock.ntp_middle(now).wrapping_sub(report.last_sender_report);
+            Duration::from_secs(1).mul_f64(f64::from(since.saturating_sub(report.delay)) / 65_536.0)
+        });
+        self.quality = Some(Quality {
+            fraction_lost: report.fraction_lost,
+            packets_lost: report.total_lost,
+            jitter: Duration::from_secs(1).mul_f64(f64::from(report.jitter) / f64::from(self.clock)),
+            // longer than any path: the peer quotes what we did not send
+            round_trip: round_trip.filter(|time| *time < Duration::from_secs(30)),
+        });
+    }
+
+    /// Appends a sender report, if anything was sent.
+    pub(super) fn report(&mut self, source: &Source, now: Instant, cname: &str, out: &mut Vec<u8>) {
+        let Some(rtp) = source.rtp_time(self.track, now).filter(|_| self.packets > 0) else { return };
+        self.is_reported = true;
+        let ntp = source.clock.ntp(now);
+        SenderReport { ssrc: self.ssrc, ntp, rtp, packets: self.packets, octets: self.octets }.write(cname, out);
+    }
+}
+
+/// Writes and seals a packet where it will be sent from; a packet sent again begins with its first number.
+fn write<S: Sink>(header: &Header, stored: &Stored, again: Option<u16>, wire: &mut Wire<'_, S>) -> bool {
+    let prefix = again.map(u16::to_be_bytes);
+    let prefix = prefix.as_ref().map_or(&[][..], |prefix| &prefix[..]);
+    let length = RTP_HEADER + prefix.len() + stored.payload.len() + wire.srtp.rtp_overhead();
+    if length > MAX_DATAGRAM {
+        wire.counters.packets_oversize += 1;
+        return false;
+    }
+    let srtp = &mut *wire.srtp;
+    let sealed = wire.batch.push(wire.path, length, |room| {
+        let (head, rest) = room.split_at_mut_checked(RTP_HEADER).ok_or(srtp::Error::Short)?;
+        head.copy_from_slice(&header.bytes(stored));
+        let (number, rest) = rest.split_at_mut_checked(prefix.len()).ok_or(srtp::Error::Short)?;
+        number.copy_from_slice(prefix);
+        rest.split_at_mut_checked(stored.payload.len()).ok_or(srtp::Error::Short)?.0.copy_from_slice(&stored.payload);
+        srtp.seal_rtp(room, header.sequence)
+    });
+    // no loss: at most a datagram
+    wire.counters.bytes += if sealed.is_ok() { length as u64 } else { 0 };
+    sealed.is_ok()
+}
+
+impl Header {
+    fn bytes(&self, stored: &Stored) -> [u8; RTP_HEADER] {
+        let [a, b, c, d] = stored.timestamp.to_be_bytes();
+        let [e, f, g, h] = self.ssrc.to_be_bytes();
+        let [.., i, j] = self.sequence.to_be_bytes();
+        [0x80, self.payload_type | (u8::from(stored.marker) << 7), i, j, a, b, c, d, e, f, g, h]
+    }
+}
+
+#[cfg(test)]
+mod tests;
