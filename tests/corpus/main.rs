@@ -8,6 +8,8 @@ mod relay_targets;
 mod rest_targets;
 #[path = "../fuzz/rtmp_targets.rs"]
 mod rtmp_targets;
+#[path = "../fuzz/webrtc_targets.rs"]
+mod webrtc_targets;
 
 use std::{fs, panic, path::Path};
 
@@ -54,6 +56,16 @@ fn recordings_of_the_corpus_break_no_rule() {
 #[test]
 fn names_of_the_corpus_break_no_rule() {
     replay("hls_name", mux_targets::hls_name);
+}
+
+#[test]
+fn offers_of_the_corpus_break_no_rule() {
+    replay("webrtc_offer", webrtc_targets::webrtc_offer);
+}
+
+#[test]
+fn datagrams_of_the_corpus_break_no_rule() {
+    replay("webrtc_datagrams", webrtc_targets::webrtc_datagrams);
 }
 
 /// Gives a target each of its committed inputs, and names the one that fails.
