@@ -26,6 +26,12 @@ fn what_decides_about_media_does_no_io() {
 }
 
 #[test]
+fn in_webrtc_only_the_workers_do_io() {
+    let words = ["quinn_udp::", "rustix::", "socket2::", "std::thread", "UdpSocket", "Instant::now"];
+    mentions_only("media-node/webrtc/src", &words, &["pool.rs", "worker.rs"]);
+}
+
+#[test]
 fn the_operator_has_no_media_code() {
     let graph = Graph::read();
     for media in ["media-core", "media-webrtc", "mux", "rtmp", "tallylight-media-node"] {

@@ -4,6 +4,8 @@
 //! [`source::Source`] what all viewers of a stream share. A [`demux::Directory`] says which session a datagram is for. These know
 //! no clock, no socket and no thread: datagrams, frames and `now` go in, batches, events and the next deadline come out.
 //!
+//! [`pool::Pool`] drives them: threads with sockets of one port. Only `pool.rs` and `worker.rs` know sockets, threads and clocks.
+//!
 //! Nothing here panics on bytes from outside, and what a peer can make a session hold is bounded.
 
 #![cfg_attr(
@@ -22,9 +24,11 @@ pub mod history;
 pub mod ice;
 pub mod keyframe;
 pub mod path;
+pub mod pool;
 mod rtcp;
 pub mod sdp;
 pub mod source;
 mod srtp;
 pub mod stun;
 pub mod viewer;
+pub mod worker;

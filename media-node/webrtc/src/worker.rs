@@ -1,0 +1,336 @@
+//! One thread with one socket, which serves the sessions whose first check the kernel gave to that socket.
+//!
+//! All workers listen on one port; the kernel spreads peers over them by address. When a peer's address changes, its datagrams may
+//! come to another worker: that one hands them to the session's own, which sends from its own socket all the while, since the port is
+//! the same.
+
+mod socket;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::batch::Batch;
+use crate::demux::{Class, Directory};
+use crate::history::Frame;
+use crate::path::Path;
+use crate::pool::{Command, Found, Inbox, NewSession, SessionId, Shared, StreamId};
+use crate::source::Source;
+use crate::stun::Request;
+use crate::viewer::{Cause, Config, Event, Viewer};
+use socket::{Net, Received};
+
+/// Batches of datagrams that are read before frames and timers have their turn.
+const READS_A_TURN: usize = 8;
+
+/// Commands that are taken before datagrams have theirs.
+const COMMANDS_A_TURN: usize = 256;
+
+/// Paths of other workers' sessions that are remembered. When it is full all are forgotten: the next check brings each back.
+const MAX_FOREIGN: usize = 4_096;
+
+macro_rules! counters {
+    ($($(#[$text:meta])* $name:ident,)*) => {
+        /// What workers count.
+        #[derive(Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: AtomicU64,)* }
+
+        /// What the workers of a pool have counted.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Counted { $($(#[$text])* pub $name: u64,)* }
+
+        impl Counters {
+            pub(crate) fn read(&self) -> Counted {
+                Counted { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Sessions that a worker took up at their first check.
+    adopted,
+    /// Datagrams that came to another worker than their session's.
+    handed_over,
+    /// Of these, those that it had no room for.
+    handovers_dropped,
+    /// Checks with a name that nobody has, or that are malformed.
+    checks_unknown,
+    /// Other datagrams of a path that nobody has.
+    datagrams_unknown,
+    /// Frames that a worker had no room for.
+    frames_dropped,
+    /// Datagrams that the socket did not take.
+    sends_refused,
+}
+
+pub(crate) struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    inbox: Inbox,
+    batch: Batch<Net>,
+    directory: Directory<SessionId>,
+    sessions: HashMap<SessionId, Session>,
+    streams: HashMap<StreamId, Stream>,
+    deadlines: BTreeSet<(Instant, SessionId)>,
+    foreign: HashMap<Path, usize>,
+}
+
+struct Session {
+    viewer: Viewer,
+    stream: StreamId,
+    ufrag: String,
+    /// What it has among the deadlines.
+    due: Option<Instant>,
+}
+
+struct Stream {
+    source: Source,
+    viewers: Vec<SessionId>,
+}
+
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Continues,
+    Stops,
+}
+
+impl Worker {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>, socket: UdpSocket, inbox: Inbox) -> io::Result<Self> {
+        Ok(Self {
+            index,
+            batch: Batch::new(Net::new(socket, shared.clone())?),
+            directory: Directory::new(shared.limits),
+            shared,
+            inbox,
+            sessions: HashMap::new(),
+            streams: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            foreign: HashMap::new(),
+        })
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut received = Received::new();
+        loop {
+            self.wait();
+            if self.commands() == Turn::Stops {
+                break;
+            }
+            for _ in 0..READS_A_TURN {
+                if !self.batch.sink().receive(&mut received) {
+                    break;
+                }
+                let now = now();
+                received.datagrams(|path, datagram| self.datagram(path, datagram, now));
+            }
+            self.timers(now());
+        }
+        let all: Vec<_> = self.streams.values().flat_map(|stream| stream.viewers.clone()).collect();
+        all.into_iter().for_each(|session| self.end(session));
+    }
+
+    /// Sleeps until there is something to do: with no session and no stream, for ever.
+    fn wait(&self) {
+        let awaited = (self.index == 0).then(|| self.shared.expire(now())).flatten();
+        let due = self.deadlines.first().map(|(due, _)| *due).into_iter().chain(awaited).min();
+        let left = due.map(|due| due.saturating_duration_since(now()));
+        // a poll that ends by a signal finds nothing to do, and comes again
+        let _interrupted = self.batch.sink().with_descriptor(|socket| {
+            let mut descriptors =
+                [PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::new(&self.inbox.bell, PollFlags::IN)];
+            poll(&mut descriptors, left.and_then(timespec).as_ref())
+        });
+        // it may not have rung
+        let _silent = rustix::io::read(&self.inbox.bell, &mut [0_u8; 8]);
+    }
+
+    fn commands(&mut self) -> Turn {
+        if self.shared.doors.get(self.index).is_some_and(|door| door.lagged.swap(false, Ordering::Relaxed)) {
+            self.skip();
+        }
+        for _ in 0..COMMANDS_A_TURN {
+            let Ok(command) = self.inbox.commands.try_recv() else { return Turn::Continues };
+            match command {
+                Command::Open { stream, codecs, clock } => {
+                    let source = Source::new(&codecs, clock);
+                    self.streams.entry(stream).or_insert(Stream { source, viewers: Vec::new() });
+                }
+                Command::Frame { stream, track, frame } => self.frame(stream, track, &frame),
+                Command::Close { stream } => self.close(stream),
+                Command::End { ufrag } => {
+                    if let Some(session) = self.directory.named(&ufrag) {
+                        self.end(session);
+                    }
+                }
+                Command::Datagram { path, bytes } => match self.directory.find(&path, &bytes) {
+                    Some(session) => self.deliver(session, path, &bytes, now()),
+                    None => count(&self.shared.counters.datagrams_unknown),
+                },
+                Command::Stop => return Turn::Stops,
+            }
+        }
+        // there are more: the next sleep must not wait for a bell that has rung
+        if let Some(door) = self.shared.doors.get(self.index) {
+            door.ring();
+        }
+        Turn::Continues
+    }
+
+    /// Frames are missing: all viewers go on at a keyframe.
+    fn skip(&mut self) {
+        for stream in self.streams.values_mut() {
+            stream.source.interrupt();
+        }
+        for session in self.sessions.values_mut() {
+            session.viewer.pause();
+        }
+    }
+
+    fn frame(&mut self, stream: StreamId, track: usize, frame: &Frame) {
+        let now = now();
+        let Some(Stream { source, viewers }) = self.streams.get_mut(&stream) else { return };
+        let Some(pushed) = source.push(track, frame, now) else { return };
+        for id in viewers {
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.viewer.send(&pushed, source, &mut self.batch, now);
+            }
+        }
+    }
+
+    fn close(&mut self, stream: StreamId) {
+        let viewers = self.streams.get(&stream).map(|stream| stream.viewers.clone());
+        viewers.into_iter().flatten().for_each(|session| self.end(session));
+        self.streams.remove(&stream);
+    }
+
+    fn end(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.viewer.close(&mut self.batch, now());
+        self.events(id);
+    }
+
+    fn datagram(&mut self, path: Path, datagram: &[u8], now: Instant) {
+        if let Some(session) = self.directory.find(&path, datagram) {
+            return self.deliver(session, path, datagram, now);
+        }
+        match (Class::of(datagram), Request::parse(datagram)) {
+            (Class::Stun, Ok(request)) => match self.shared.find(request.local_ufrag(), self.index) {
+                Found::Yours(session) => self.adopt(&session, path, datagram, now),
+                Found::At(other) if other != self.index => {
+                    if self.foreign.len() >= MAX_FOREIGN {
+                        self.foreign.clear();
+                    }
+                    self.foreign.insert(path, other);
+                    self.hand_over(other, path, datagram);
+                }
+                Found::At(_) | Found::Nobody => count(&self.shared.counters.checks_unknown),
+            },
+            (Class::Stun, Err(_)) => count(&self.shared.counters.checks_unknown),
+            (Class::Dtls | Class::Rtp | Class::Rtcp, _) => match self.foreign.get(&path) {
+                Some(other) => self.hand_over(*other, path, datagram),
+                None => count(&self.shared.counters.datagrams_unknown),
+            },
+            (Class::Other, _) => count(&self.shared.counters.datagrams_unknown),
+        }
+    }
+
+    fn hand_over(&self, other: usize, path: Path, datagram: &[u8]) {
+        count(&self.shared.counters.handed_over);
+        let command = Command::Datagram { path, bytes: datagram.to_vec() };
+        if !self.shared.doors.get(other).is_some_and(|door| door.offer(command)) {
+            count(&self.shared.counters.handovers_dropped);
+        }
+    }
+
+    fn adopt(&mut self, session: &NewSession, path: Path, datagram: &[u8], now: Instant) {
+        let NewSession { id, stream, offer, legs, credentials, cname, seed } = session;
+        let ufrag = credentials.ufrag.clone();
+        let is_added = self.streams.contains_key(stream) && self.directory.add(ufrag.clone(), *id).is_ok();
+        let Some(entry) = self.streams.get_mut(stream).filter(|_| is_added) else {
+            self.shared.forget(&ufrag);
+            return (self.shared.notify)(*id, Event::Closed(Cause::Closed));
+        };
+        count(&self.shared.counters.adopted);
+        entry.viewers.push(*id);
+        let identity = self.shared.identity.clone();
+        let config = Config { offer, legs, credentials, cname: cname.clone(), identity, seed: *seed };
+        let viewer = Viewer::new(&config, now);
+        self.sessions.insert(*id, Session { viewer, stream: *stream, ufrag, due: None });
+        self.deliver(*id, path, datagram, now);
+    }
+
+    fn deliver(&mut self, id: SessionId, path: Path, datagram: &[u8], now: Instant) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get(&session.stream) else { return };
+        session.viewer.receive(path, datagram, &stream.source, &mut self.batch, now);
+        self.events(id);
+    }
+
+    fn timers(&mut self, now: Instant) {
+        while let Some((due, id)) = self.deadlines.first().copied().filter(|(due, _)| *due <= now) {
+            self.deadlines.remove(&(due, id));
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            session.due = None;
+            let Some(stream) = self.streams.get(&session.stream) else { continue };
+            session.viewer.handle_timeout(&stream.source, &mut self.batch, now);
+            self.events(id);
+        }
+    }
+
+    /// Does what a session's events ask for, and notes its next deadline.
+    fn events(&mut self, id: SessionId) {
+        while let Some(session) = self.sessions.get_mut(&id) {
+            let Some(event) = session.viewer.poll_event() else { break };
+            match &event {
+                Event::Path(path) => {
+                    self.directory.learn(&session.ufrag, *path);
+                    continue;
+                }
+                Event::Connected => {
+                    self.directory.open(&session.ufrag);
+                    self.shared.opened(&session.ufrag, self.index);
+                }
+                Event::Closed(_) => self.forget(id),
+                Event::KeyframeWanted => {}
+            }
+            (self.shared.notify)(id, event);
+        }
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let due = session.viewer.poll_timeout().map(|(due, _)| due);
+        if due != session.due {
+            session.due.map(|due| self.deadlines.remove(&(due, id)));
+            due.map(|due| self.deadlines.insert((due, id)));
+            session.due = due;
+        }
+    }
+
+    fn forget(&mut self, id: SessionId) {
+        let Some(Session { stream, ufrag, due, viewer: _ }) = self.sessions.remove(&id) else { return };
+        due.map(|due| self.deadlines.remove(&(due, id)));
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.viewers.retain(|viewer| *viewer != id);
+        }
+        self.directory.remove(&ufrag);
+        self.shared.forget(&ufrag);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "drivers have the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// `None`, which waits without end, for what is longer than any deadline.
+fn timespec(left: Duration) -> Option<Timespec> {
+    Timespec::try_from(left).ok()
+}
