@@ -7,6 +7,7 @@
 #![warn(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
 pub mod broadcast;
+pub mod codec;
 pub mod fanout;
 mod packet;
 pub mod splice;

@@ -11,6 +11,8 @@ impl Timescale {
     pub const MILLIS: Self = Self::literal(1_000);
     /// 90,000 ticks a second: MPEG and video over RTP.
     pub const MPEG: Self = Self::literal(90_000);
+    /// 48,000 ticks a second: Opus, whatever the sound was sampled with.
+    pub const OPUS: Self = Self::literal(48_000);
 
     /// Makes a timescale; `None` for zero ticks a second.
     #[must_use]

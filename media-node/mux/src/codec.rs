@@ -194,11 +194,6 @@ pub(crate) fn unsupported_audio(codec: AudioCodec) -> Option<Unsupported> {
     audio_reader(codec).err()
 }
 
-/// Length of an Opus packet in samples of 48 kHz; `None` for one that is not valid.
-pub(crate) fn opus_samples(packet: &[u8]) -> Option<u32> {
-    opus::samples(packet)
-}
-
 fn video_name(codec: VideoCodec) -> String {
     match codec {
         VideoCodec::Avc => "H.264".to_owned(),

@@ -39,7 +39,6 @@
 
 #![warn(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
 
-mod bits;
 pub mod codec;
 pub mod file;
 mod fragment;

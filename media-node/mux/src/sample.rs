@@ -174,7 +174,7 @@ impl Demuxer {
             return Unit::Nothing;
         }
         let ticks = match (codec, self.audio.as_ref().map(Config::format)) {
-            (AudioCodec::Opus, Some(Format::Audio { .. })) => codec::opus_samples(&payload),
+            (AudioCodec::Opus, Some(Format::Audio { .. })) => media_core::codec::opus::samples(&payload),
             (_, Some(Format::Audio { frame, .. })) => Some(frame),
             (_, Some(Format::Video { .. }) | None) => None,
         };

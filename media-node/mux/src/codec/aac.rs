@@ -1,13 +1,13 @@
 //! AAC (AudioSpecificConfig, ISO/IEC 14496-3 §1.6.2.1).
 
 use bytes::Bytes;
+use media_core::codec::Bits;
 use mp4_atom::{
     Esds, Mp4a,
     esds::{DecoderConfig, DecoderSpecific, EsDescriptor, SLConfig},
 };
 
 use super::{Codec, Config, Format, Unsupported, invalid, sound};
-use crate::bits::Bits;
 
 /// More is no configuration, and would not fit the descriptor's length.
 const MAX_RECORD: usize = 1024;

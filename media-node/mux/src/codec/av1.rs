@@ -2,10 +2,10 @@
 //! `scuffle-av1` counts zeros without a bound.
 
 use bytes::Bytes;
+use media_core::codec::av1::Sequence;
 use mp4_atom::{Atom as _, Av01, Av1c};
 
 use super::{Codec, Config, Unsupported, invalid, video_format, visual};
-use crate::bits::Bits;
 
 /// `None` when the record has no sequence header and there is no keyframe yet that has one.
 pub(super) fn config(record: &Bytes, keyframe: Option<&[u8]>) -> Result<Option<Config>, Unsupported> {
@@ -30,7 +30,7 @@ fn size(mut obus: &[u8]) -> Option<(u64, u64)> {
         let rest = rest.get(usize::from(header & HAS_EXTENSION != 0)..)?;
         let (body, next) = if header & HAS_SIZE == 0 { (rest, &rest[..0]) } else { sized(rest)? };
         if header >> 3 & 0x0F == SEQUENCE_HEADER {
-            return sequence_size(&mut Bits::new(body));
+            return Sequence::read(body).map(|sequence| (sequence.width, sequence.height));
         }
         obus = next;
     }
@@ -47,46 +47,6 @@ fn sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         }
     }
     None
-}
-
-fn sequence_size(bits: &mut Bits<'_>) -> Option<(u64, u64)> {
-    bits.skip(4); // profile, still picture
-    if bits.bit()? {
-        bits.skip(5); // reduced: only the level
-    } else {
-        skip_operating_points(bits)?;
-    }
-    let (width_bits, height_bits) = (bits.take(4)? + 1, bits.take(4)? + 1);
-    Some((u64::from(bits.take(width_bits)?) + 1, u64::from(bits.take(height_bits)?) + 1))
-}
-
-fn skip_operating_points(bits: &mut Bits<'_>) -> Option<()> {
-    let mut delay_bits = None;
-    if bits.bit()? {
-        bits.skip(64);
-        if bits.bit()? {
-            bits.exp_golomb()?; // ticks a picture, of the same form
-        }
-        if bits.bit()? {
-            delay_bits = Some(usize::try_from(bits.take(5)? + 1).ok()?);
-            bits.skip(32 + 5 + 5);
-        }
-    }
-    let has_display_delay = bits.bit()?;
-    for _ in 0..=bits.take(5)? {
-        bits.skip(12);
-        let level = bits.take(5)?;
-        bits.skip(usize::from(level > 7));
-        if let Some(delay_bits) = delay_bits
-            && bits.bit()?
-        {
-            bits.skip(2 * delay_bits + 1);
-        }
-        if has_display_delay && bits.bit()? {
-            bits.skip(4);
-        }
-    }
-    Some(())
 }
 
 fn rfc6381(av1c: &Av1c) -> String {

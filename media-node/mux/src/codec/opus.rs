@@ -1,4 +1,4 @@
-//! Opus (RFC 7845 §5.1, RFC 6716 §3.1; Encapsulation of Opus in ISO Base Media File Format §4.3.2).
+//! Opus (RFC 7845 §5.1; Encapsulation of Opus in ISO Base Media File Format §4.3.2).
 
 use bytes::Bytes;
 use mp4_atom::{Dops, OpusChannelMapping};
@@ -36,21 +36,4 @@ fn dops(record: &[u8]) -> Option<Dops> {
         output_gain: i16::from_le_bytes([gain0, gain1]),
         channel_mapping,
     })
-}
-
-/// Samples in a packet, at 48 kHz: at most 120 ms.
-pub(super) fn samples(packet: &[u8]) -> Option<u32> {
-    let toc = *packet.first()?;
-    let frame = match toc >> 3 {
-        config @ 0..=11 => [480, 960, 1920, 2880].get(usize::from(config % 4)).copied()?,
-        config @ 12..=15 => [480, 960].get(usize::from(config % 2)).copied()?,
-        config => [120, 240, 480, 960].get(usize::from(config % 4)).copied()?,
-    };
-    let frames = match toc & 3 {
-        0 => 1,
-        1 | 2 => 2,
-        _ => u32::from(packet.get(1)? & 0x3F),
-    };
-    let samples = frame * frames;
-    (1..=5_760).contains(&samples).then_some(samples)
 }

@@ -55,23 +55,6 @@ fn an_aac_header_tells_rate_channels_and_frame_length() {
 }
 
 #[test]
-fn an_opus_packet_says_how_long_it_is() {
-    for (packet, samples) in [
-        (&[0xFC_u8][..], Some(960)),
-        (&[0xF8], Some(960)),
-        (&[0x18], Some(2_880)),
-        (&[0xFD], Some(1_920)),
-        (&[0xFF, 3], Some(2_880)),
-        (&[0xFF, 0], None),
-        (&[0xFF, 63], None),
-        (&[0xFF], None),
-        (&[], None),
-    ] {
-        assert_eq!(opus_samples(packet), samples, "{packet:?}");
-    }
-}
-
-#[test]
 fn vp9_waits_for_a_keyframe_and_takes_its_size_from_it() {
     let record = Bytes::from_static(&[1, 0, 0, 0, 0, 31, 0x82, 1, 1, 1, 0, 0]);
     let keyframe = [0x82, 0x49, 0x83, 0x42, 0x00, 0x13, 0xF0, 0x0B, 0x30];
