@@ -7,8 +7,10 @@ ARG TARGETARCH
 WORKDIR /src
 # rust-toolchain.toml names components that only development needs.
 ENV RUSTUP_TOOLCHAIN=1.95.0
-RUN if [ "$TARGETARCH" != "$(dpkg --print-architecture)" ]; then \
-      apt-get update && apt-get install -y --no-install-recommends crossbuild-essential-$TARGETARCH; \
+# cmake builds libopus
+RUN apt-get update && apt-get install -y --no-install-recommends cmake && \
+    if [ "$TARGETARCH" != "$(dpkg --print-architecture)" ]; then \
+      apt-get install -y --no-install-recommends crossbuild-essential-$TARGETARCH; \
     fi
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -8,6 +8,8 @@ mod relay_targets;
 mod rest_targets;
 #[path = "../fuzz/rtmp_targets.rs"]
 mod rtmp_targets;
+#[path = "../fuzz/rtp_targets.rs"]
+mod rtp_targets;
 #[path = "../fuzz/webrtc_targets.rs"]
 mod webrtc_targets;
 
@@ -66,6 +68,16 @@ fn offers_of_the_corpus_break_no_rule() {
 #[test]
 fn datagrams_of_the_corpus_break_no_rule() {
     replay("webrtc_datagrams", webrtc_targets::webrtc_datagrams);
+}
+
+#[test]
+fn rtp_packets_of_the_corpus_break_no_rule() {
+    replay("rtp_packets", rtp_targets::rtp_packets);
+}
+
+#[test]
+fn aac_frames_of_the_corpus_break_no_rule() {
+    replay("aac_frames", rtp_targets::aac_frames);
 }
 
 /// Gives a target each of its committed inputs, and names the one that fails.
