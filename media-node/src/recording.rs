@@ -95,18 +95,17 @@ struct Inner {
 #[derive(Clone, Debug)]
 struct Stage {
     broadcast: Box<Broadcast>,
-    phase: Phase,
+    /// `None` before its session is claimed. It stays when the publisher leaves: who looks late must see that there is something to record.
+    on_air: Option<Since>,
+    has_left: bool,
 }
 
+/// Since when a session is on air.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// It may send; its session is not claimed yet.
-    Arrived,
-    /// `resumed`: the session has had a publisher before.
-    OnAir {
-        resumed: bool,
-    },
-    Left,
+enum Since {
+    ThisPublisher,
+    /// The session has had a publisher before.
+    AnEarlierOne,
 }
 
 /// A publisher, as the recorder knows it. Dropping it says that the publisher has left.
@@ -177,7 +176,7 @@ impl Recorder {
     /// A publisher may send: it will be recorded from its first packet on if its Broadcast says so.
     pub(crate) fn arrive(&self, name: &Name, broadcast: &Broadcast) -> Arrival {
         let key = Key::of(broadcast);
-        let stage = Stage { broadcast: Box::new(broadcast.clone()), phase: Phase::Arrived };
+        let stage = Stage { broadcast: Box::new(broadcast.clone()), on_air: None, has_left: false };
         let stage = Arc::new(watch::Sender::new(stage));
         lock(&self.0.sessions).insert(key.clone(), Arc::clone(&stage));
         self.0.tasks.spawn(session::run(self.clone(), name.clone(), stage.subscribe()));
@@ -397,9 +396,9 @@ impl Recorder {
 impl Arrival {
     /// The publisher's session is on air.
     pub(crate) fn on_air(&self, session: &OnAir) {
-        let phase = Phase::OnAir { resumed: session.is_resumed() };
+        let since = if session.is_resumed() { Since::AnEarlierOne } else { Since::ThisPublisher };
         self.stage.send_modify(|stage| {
-            stage.phase = phase;
+            stage.on_air = Some(since);
             *stage.broadcast = session.broadcast().clone();
         });
     }
@@ -407,7 +406,7 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.stage.send_modify(|stage| stage.phase = Phase::Left);
+        self.stage.send_modify(|stage| stage.has_left = true);
         let mut sessions = lock(&self.recorder.0.sessions);
         if sessions.get(&self.key).is_some_and(|stage| Arc::ptr_eq(stage, &self.stage)) {
             sessions.remove(&self.key);

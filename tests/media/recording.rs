@@ -118,7 +118,9 @@ async fn what_gstreamer_publishes_is_recorded_and_one_kind_of_track_too() -> Res
     let mut pictures = encode(&server, "pictures", &[VIDEO, "-t 4", H264])?;
     sound.process.wait(SOON).await?;
     pictures.process.wait(SOON).await?;
-    publisher.stop_after(&server.receiver, 3).await?;
+    ready(&server, 2).await?;
+    grown(&storage(&server), 60_000).await?;
+    publisher.stop().await?;
 
     ready(&server, 3).await?;
     assert_eq!(files(&storage(&server)), ["both.mp4", "pictures.mp4", "sound.mp4"]);
@@ -443,7 +445,8 @@ async fn in_a_cluster_a_recording_costs_few_writes_and_outlives_a_kill_of_its_no
     cluster.broadcast("show").await?;
     cluster.broadcast("cut").await?;
     let publisher = cluster.ffmpeg("show").await?;
-    publisher.stop_after(&cluster.receiver, 1).await?;
+    grown(&cluster.folder.path().join("media-live-1/recordings"), 60_000).await?;
+    publisher.stop().await?;
     until_recorded(&cluster, 1, is_ready).await?;
     cluster.receiver.wait_for(3, SOON).await?;
     let calls = cluster.tenant.plane.calls(&cluster.tenant.namespace)?;

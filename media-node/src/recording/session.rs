@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use ledger::Key;
 use mux::{Event, Init, codec::Format};
 use tallylight_crds::{
-    BroadcastRef, FileName, RecordedTrack, RecordedTrackKind, Recording, RecordingSettings, RecordingSpec,
+    Broadcast, BroadcastRef, FileName, RecordedTrack, RecordedTrackKind, Recording, RecordingSettings, RecordingSpec,
     RecordingState, RecordingStatus,
 };
 use tokio::{
@@ -17,7 +17,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Phase, Recorder, Stage, finish,
+    Recorder, Since, Stage, finish,
     folder::Place,
     growing::Growing,
     name_of,
@@ -57,8 +57,8 @@ const PARTS_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) async fn run(recorder: Recorder, name: Name, mut stage: watch::Receiver<Stage>) {
     let mut part = 0;
     loop {
-        let Stage { broadcast, phase } = stage.borrow_and_update().clone();
-        if phase == Phase::Left {
+        let Stage { broadcast, on_air: _, has_left } = stage.borrow_and_update().clone();
+        if has_left {
             return;
         }
         let settings = recorder.settings(&broadcast).await;
@@ -71,9 +71,8 @@ pub(super) async fn run(recorder: Recorder, name: Name, mut stage: watch::Receiv
         };
         // from its first packet on, though it is not on air yet
         let follower = packaged.follow(QUEUE);
-        let Ok(Stage { broadcast, phase }) = on_air(&mut stage).await else { return };
-        let Phase::OnAir { resumed } = phase else { return };
-        if resumed && part == 0 {
+        let Some((broadcast, since)) = on_air(&mut stage).await else { return };
+        if since == Since::AnEarlierOne && part == 0 {
             part = parts_before(&recorder, &broadcast).await;
         }
         let session = broadcast.status_or_default().session;
@@ -100,13 +99,14 @@ pub(super) async fn run(recorder: Recorder, name: Name, mut stage: watch::Receiv
     }
 }
 
-/// Waits until the publisher is on air, or has left.
-async fn on_air(stage: &mut watch::Receiver<Stage>) -> Result<Stage, watch::error::RecvError> {
-    stage.wait_for(|stage| stage.phase != Phase::Arrived).await.map(|stage| stage.clone())
+/// Waits until the publisher is on air, or has been; `None` when it has left without.
+async fn on_air(stage: &mut watch::Receiver<Stage>) -> Option<(Box<Broadcast>, Since)> {
+    let stage = stage.wait_for(|stage| stage.on_air.is_some() || stage.has_left).await.ok()?;
+    Some((stage.broadcast.clone(), stage.on_air?))
 }
 
 /// How many parts the session has had with earlier publishers.
-async fn parts_before(recorder: &Recorder, broadcast: &tallylight_crds::Broadcast) -> i64 {
+async fn parts_before(recorder: &Recorder, broadcast: &Broadcast) -> i64 {
     let ordinal = broadcast.status_or_default().session.ordinal;
     match timeout(PARTS_DEADLINE, recorder.0.objects.of_broadcast(&Key::of(broadcast))).await {
         Ok(Ok(all)) => {
@@ -179,8 +179,8 @@ impl Files {
             let fed = tokio::select! {
                 biased;
                 changed = stage.changed(), if left.is_none() => {
-                    let Stage { broadcast, phase } = stage.borrow_and_update().clone();
-                    if changed.is_err() || phase == Phase::Left {
+                    let Stage { broadcast, on_air: _, has_left } = stage.borrow_and_update().clone();
+                    if changed.is_err() || has_left {
                         left = Some(Instant::now() + LAST);
                     } else if self.recorder.settings(&broadcast).await.as_ref() != Some(&self.settings) {
                         return;
@@ -203,7 +203,7 @@ impl Files {
             let (mut next, mut taken) = (Some(fed), 0);
             while let Some(fed) = next {
                 match fed {
-                    Fed::Event(Event::Init(_)) if left.is_some() => return, // the next publisher's
+                    Fed::Event(Event::Init(_)) if left.is_some() && self.init.is_some() => return, // the next publisher's
                     Fed::Event(event) => self.take(event).await,
                     Fed::Lost { bytes } => self.lag(bytes).await,
                     // of who came before, when nothing of this one was muxed yet
@@ -517,4 +517,34 @@ fn tracks(init: &Init) -> Vec<RecordedTrack> {
         }
     };
     init.tracks().iter().map(track).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage() -> (watch::Sender<Stage>, watch::Receiver<Stage>) {
+        let broadcast = Box::new(Broadcast::new("show", tallylight_crds::BroadcastSpec::default()));
+        watch::channel(Stage { broadcast, on_air: None, has_left: false })
+    }
+
+    #[tokio::test]
+    async fn a_publisher_that_was_on_air_for_a_moment_is_recorded() {
+        let (sender, mut receiver) = stage();
+        sender.send_modify(|stage| stage.on_air = Some(Since::ThisPublisher));
+        sender.send_modify(|stage| stage.has_left = true);
+        drop(sender);
+
+        let found = on_air(&mut receiver).await;
+
+        assert_eq!(found.map(|(_, since)| since), Some(Since::ThisPublisher), "a watch merges changes");
+    }
+
+    #[tokio::test]
+    async fn a_publisher_that_left_before_it_was_on_air_is_not() {
+        let (sender, mut receiver) = stage();
+        sender.send_modify(|stage| stage.has_left = true);
+
+        assert!(on_air(&mut receiver).await.is_none());
+    }
 }
