@@ -11,7 +11,8 @@ use media_webrtc::ice::Credentials;
 use media_webrtc::path::{Path, Transport};
 use media_webrtc::sdp::{Answer, Candidate, Codec, Direction, H264Profile, Offer};
 use media_webrtc::source::Source;
-use media_webrtc::viewer::{Config, Event, Viewer};
+use media_webrtc::transport::Event;
+use media_webrtc::viewer::{Config, Viewer};
 
 const TRACKS: [Codec; 2] = [Codec::H264(H264Profile { idc: 100, constraints: 0 }), Codec::Opus];
 

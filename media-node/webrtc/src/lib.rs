@@ -30,5 +30,6 @@ pub mod sdp;
 pub mod source;
 mod srtp;
 pub mod stun;
+pub mod transport;
 pub mod viewer;
 pub mod worker;

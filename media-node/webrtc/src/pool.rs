@@ -21,7 +21,7 @@ use crate::history::Frame;
 use crate::ice::Credentials;
 use crate::path::Path;
 use crate::sdp::{Codec, Leg, Offer};
-use crate::viewer::{Cause, ESTABLISH, Event};
+use crate::transport::{Cause, ESTABLISH, Event};
 use crate::worker::{self, Worker};
 
 /// What waits for a worker. It empties this at each turn, which takes far less than the second that 1,024 frames of ten

@@ -6,54 +6,22 @@
 
 mod leg;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Sink};
-use crate::demux::Class;
-use crate::dtls::{self, Association, Identity, Progress};
-use crate::ice::{Agent, Credentials};
+use crate::dtls::Identity;
+use crate::ice::Credentials;
 use crate::path::Path;
 use crate::rtcp::{self, Feedback};
 use crate::sdp::{Leg as Chosen, Offer};
 use crate::source::{Pushed, Source};
-use crate::srtp;
+use crate::transport::{Came, Connection, Event, put};
 use leg::Leg;
 pub use leg::Quality;
 
-/// A peer that is not connected by then never will be; browsers themselves give up after 15 s.
-pub const ESTABLISH: Duration = Duration::from_secs(15);
-
 /// A receiver keeps tracks in step by sender reports; clocks do not part noticeably in between.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
-
-/// What ends a session.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Cause {
-    #[error("the peer did not connect within 15 s")]
-    NeverConnected,
-    #[error("the peer has not consented for 30 s")]
-    ConsentExpired,
-    #[error(transparent)]
-    Dtls(dtls::Error),
-    #[error("the peer closed the session")]
-    PeerClosed,
-    #[error("the session was closed")]
-    Closed,
-}
-
-/// What the driver must know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The peer has proved to be at this path: its other datagrams come from there too.
-    Path(Path),
-    Connected,
-    /// The viewer cannot decode before a keyframe.
-    KeyframeWanted,
-    /// The last event.
-    Closed(Cause),
-}
 
 /// What a viewer was sent and what was dropped on the way, each for its reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -93,25 +61,12 @@ pub struct Config<'a> {
 
 /// One viewer's session.
 pub struct Viewer {
-    agent: Agent,
-    association: Association,
-    srtp: Option<srtp::Session>,
+    connection: Connection,
     legs: Vec<Leg>,
     cname: Arc<str>,
-    state: State,
-    events: VecDeque<Event>,
+    /// Once it is connected.
+    next_report: Option<Instant>,
     counters: Counters,
-}
-
-enum State {
-    /// Waits for checks and the handshake.
-    Opening {
-        until: Instant,
-    },
-    Live {
-        next_report: Instant,
-    },
-    Closed,
 }
 
 impl Viewer {
@@ -121,13 +76,10 @@ impl Viewer {
         // each leg begins its numbers with other bits
         let leg = |(at, chosen): (u32, &Chosen)| Leg::new(chosen, seed.rotate_right(16 * (at % 4)));
         Self {
-            agent: Agent::new(credentials, offer.ice_ufrag.clone()),
-            association: Association::new(identity.clone(), offer.role, offer.fingerprint),
-            srtp: None,
+            connection: Connection::new(offer, credentials, identity.clone(), now),
             legs: (0..).zip(*legs).map(leg).collect(),
             cname: cname.clone(),
-            state: State::Opening { until: now + ESTABLISH },
-            events: VecDeque::new(),
+            next_report: None,
             counters: Counters::default(),
         }
     }
@@ -141,23 +93,19 @@ impl Viewer {
         batch: &mut Batch<S>,
         now: Instant,
     ) {
-        if matches!(self.state, State::Closed) {
-            return;
-        }
-        match Class::of(datagram) {
-            Class::Stun => self.check(path, datagram, batch, now),
-            Class::Dtls => self.handshake(datagram, source, batch, now),
-            Class::Rtcp => self.feedback(datagram, source, batch, now),
-            Class::Rtp | Class::Other => self.counters.datagrams_ignored += 1,
+        match self.connection.receive(path, datagram, batch, now) {
+            Came::Nothing => {}
+            Came::Connected => self.connected(source, batch, now),
+            Came::Rtcp => self.feedback(datagram, source, batch, now),
+            // it has nothing to send
+            Came::Rtp => self.connection.datagrams_ignored += 1,
         }
         batch.flush();
     }
 
     /// Sends a frame that the source was given.
     pub fn send<S: Sink>(&mut self, pushed: &Pushed, source: &Source, batch: &mut Batch<S>, now: Instant) {
-        let (State::Live { .. }, Some(path), Some(srtp)) = (&self.state, self.agent.path(), &mut self.srtp) else {
-            return;
-        };
+        let Some((path, srtp)) = self.connection.open() else { return };
         let Some(leg) = self.legs.iter_mut().find(|leg| leg.track() == pushed.track) else { return };
         leg.send(pushed, source, &mut leg::Wire { path, srtp, batch, counters: &mut self.counters });
         batch.flush();
@@ -171,20 +119,9 @@ impl Viewer {
 
     /// Does what is due.
     pub fn handle_timeout<S: Sink>(&mut self, source: &Source, batch: &mut Batch<S>, now: Instant) {
-        if self.agent.expires().is_some_and(|due| due <= now) {
-            return self.end(Cause::ConsentExpired);
-        }
-        match self.state {
-            State::Opening { until } if until <= now => self.end(Cause::NeverConnected),
-            State::Opening { .. } => {
-                let result = self.association.handle_timeout(now);
-                self.send_handshake(batch);
-                if let Err(error) = result {
-                    self.end(Cause::Dtls(error));
-                }
-            }
-            State::Live { next_report } if next_report <= now => self.report(source, batch, now),
-            State::Live { .. } | State::Closed => {}
+        self.connection.handle_timeout(batch, now);
+        if self.connection.is_open() && self.next_report.is_some_and(|due| due <= now) {
+            self.report(source, batch, now);
         }
         batch.flush();
     }
@@ -192,14 +129,9 @@ impl Viewer {
     /// When [`Self::handle_timeout`] is due next, and what for.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let own = match self.state {
-            State::Opening { until } => (until, "the session is to be connected"),
-            State::Live { next_report } => (next_report, "a sender report is due"),
-            State::Closed => return None,
-        };
-        let consent = self.agent.expires().map(|due| (due, "consent expires"));
-        let flight = self.association.poll_timeout().map(|due| (due, "a DTLS flight is due again"));
-        [Some(own), consent, flight].into_iter().flatten().min_by_key(|(due, _)| *due)
+        let report = self.next_report.filter(|_| self.connection.is_open());
+        let report = report.map(|due| (due, "a sender report is due"));
+        [report, self.connection.poll_timeout()].into_iter().flatten().min_by_key(|(due, _)| *due)
     }
 
     /// Leaves out what comes before the next keyframe.
@@ -208,23 +140,18 @@ impl Viewer {
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.connection.poll_event()
     }
 
     /// Ends the session and tells the peer.
     pub fn close<S: Sink>(&mut self, batch: &mut Batch<S>, now: Instant) {
-        if matches!(self.state, State::Closed) {
-            return;
-        }
-        self.association.close(now);
-        self.send_handshake(batch);
-        batch.flush();
-        self.end(Cause::Closed);
+        self.connection.close(batch, now);
     }
 
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.counters
+        let Connection { checks_refused, datagrams_ignored, .. } = self.connection;
+        Counters { checks_refused, datagrams_ignored, ..self.counters }
     }
 
     /// What the viewer reported of a track, once it has.
@@ -235,63 +162,13 @@ impl Viewer {
 
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        matches!(self.state, State::Live { .. })
-    }
-
-    fn end(&mut self, cause: Cause) {
-        if !matches!(self.state, State::Closed) {
-            self.state = State::Closed;
-            self.srtp = None;
-            self.events.push_back(Event::Closed(cause));
-        }
-    }
-
-    fn check<S: Sink>(&mut self, path: Path, datagram: &[u8], batch: &mut Batch<S>, now: Instant) {
-        let is_first = self.agent.path().is_none();
-        let Ok(response) = self.agent.check(path, datagram, now) else {
-            self.counters.checks_refused += 1;
-            return;
-        };
-        self.events.push_back(Event::Path(path));
-        put(path, &response, batch);
-        if is_first {
-            match self.association.start(now) {
-                Ok(()) => self.send_handshake(batch),
-                Err(error) => self.end(Cause::Dtls(error)),
-            }
-        }
-    }
-
-    fn handshake<S: Sink>(&mut self, datagram: &[u8], source: &Source, batch: &mut Batch<S>, now: Instant) {
-        let progress = self.association.receive(datagram, now);
-        if matches!(progress, Err(dtls::Error::Fingerprint | dtls::Error::NoProfile)) {
-            self.association.close(now);
-        }
-        self.send_handshake(batch);
-        match progress {
-            Ok(Progress::None) => {}
-            Ok(Progress::Connected(srtp)) => self.connected(srtp, source, batch, now),
-            Ok(Progress::PeerClosed) => self.end(Cause::PeerClosed),
-            Err(error) => self.end(Cause::Dtls(error)),
-        }
-    }
-
-    fn send_handshake<S: Sink>(&mut self, batch: &mut Batch<S>) {
-        while let Some(datagram) = self.association.poll_transmit() {
-            if let Some(path) = self.agent.path() {
-                put(path, &datagram, batch);
-                // one datagram a flight's part: they are not of one size
-                batch.flush();
-            }
-        }
+        self.connection.is_open()
     }
 
     /// Sends the current group at once, so that the picture is there with the first frames; without one, asks for it.
-    fn connected<S: Sink>(&mut self, srtp: srtp::Session, source: &Source, batch: &mut Batch<S>, now: Instant) {
-        self.state = State::Live { next_report: now + REPORT_INTERVAL };
-        self.events.push_back(Event::Connected);
-        let srtp = self.srtp.insert(srtp);
-        let Some(path) = self.agent.path() else { return };
+    fn connected<S: Sink>(&mut self, source: &Source, batch: &mut Batch<S>, now: Instant) {
+        self.next_report = Some(now + REPORT_INTERVAL);
+        let Some((path, srtp)) = self.connection.open() else { return };
         let mut wire = leg::Wire { path, srtp, batch, counters: &mut self.counters };
         let mut is_keyframe_wanted = false;
         for leg in &mut self.legs {
@@ -304,21 +181,15 @@ impl Viewer {
             self.legs.iter_mut().for_each(Leg::pause);
         }
         if is_keyframe_wanted || refused > 0 {
-            self.events.push_back(Event::KeyframeWanted);
+            self.connection.tell(Event::KeyframeWanted);
         }
         self.report_first(source, batch, now);
     }
 
     fn feedback<S: Sink>(&mut self, datagram: &[u8], source: &Source, batch: &mut Batch<S>, now: Instant) {
-        let (Some(srtp), Some(path)) = (&mut self.srtp, self.agent.path()) else {
-            self.counters.datagrams_ignored += 1;
-            return;
-        };
-        let Ok(compound) = srtp.open_rtcp(datagram) else {
-            self.counters.datagrams_ignored += 1;
-            return;
-        };
-        let (legs, events) = (&mut self.legs, &mut self.events);
+        let Some(compound) = self.connection.open_rtcp(datagram) else { return };
+        let Some((path, srtp)) = self.connection.open() else { return };
+        let legs = &mut self.legs;
         let mut wire = leg::Wire { path, srtp, batch, counters: &mut self.counters };
         let mut is_keyframe_wanted = false;
         let read = rtcp::read(&compound, |feedback| match feedback {
@@ -334,10 +205,10 @@ impl Viewer {
             }
             Feedback::KeyframeWanted { ssrc } => is_keyframe_wanted |= legs.iter().any(|leg| leg.ssrc() == ssrc),
         });
-        self.counters.datagrams_ignored += u64::from(read.is_err());
+        self.connection.datagrams_ignored += u64::from(read.is_err());
         if is_keyframe_wanted {
             self.counters.keyframe_requests += 1;
-            events.push_back(Event::KeyframeWanted);
+            self.connection.tell(Event::KeyframeWanted);
         }
         batch.flush();
         // what does not fit here is asked for again
@@ -353,8 +224,8 @@ impl Viewer {
     }
 
     fn report<S: Sink>(&mut self, source: &Source, batch: &mut Batch<S>, now: Instant) {
-        self.state = State::Live { next_report: now + REPORT_INTERVAL };
-        let (Some(srtp), Some(path)) = (&mut self.srtp, self.agent.path()) else { return };
+        self.next_report = Some(now + REPORT_INTERVAL);
+        let Some((path, srtp)) = self.connection.open() else { return };
         let mut compound = Vec::new();
         for leg in &mut self.legs {
             leg.report(source, now, &self.cname, &mut compound);
@@ -366,16 +237,5 @@ impl Viewer {
             batch.flush();
             put(path, &sealed, batch);
         }
-    }
-}
-
-fn put<S: Sink>(path: Path, datagram: &[u8], batch: &mut Batch<S>) {
-    let written = batch.push(path, datagram.len(), |room| {
-        room.copy_from_slice(datagram);
-        Ok::<_, std::convert::Infallible>(())
-    });
-    match written {
-        Ok(()) => {}
-        Err(never) => match never {},
     }
 }

@@ -22,7 +22,8 @@ use crate::path::Path;
 use crate::pool::{Command, Found, Inbox, NewSession, SessionId, Shared, StreamId};
 use crate::source::Source;
 use crate::stun::Request;
-use crate::viewer::{Cause, Config, Event, Viewer};
+use crate::transport::{Cause, Event};
+use crate::viewer::{Config, Viewer};
 use socket::{Net, Received};
 
 /// Batches of datagrams that are read before frames and timers have their turn.

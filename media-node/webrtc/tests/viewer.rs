@@ -8,7 +8,7 @@ mod world;
 use std::time::{Duration, UNIX_EPOCH};
 
 use media_webrtc::dtls;
-use media_webrtc::viewer::{Cause, Event};
+use media_webrtc::transport::{Cause, Event};
 use str0m::media::KeyframeRequestKind;
 use world::{AUDIO, DELAY, Setup, VIDEO, World, bits_of, picture, sound};
 

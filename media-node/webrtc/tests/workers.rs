@@ -16,7 +16,7 @@ use media_webrtc::ice::Credentials;
 use media_webrtc::path::Transport;
 use media_webrtc::pool::{NewSession, Options, Pool, SessionId, StreamId};
 use media_webrtc::sdp::{Answer, Candidate, Codec, Direction, H264Profile, Offer};
-use media_webrtc::viewer::{Cause, ESTABLISH, Event};
+use media_webrtc::transport::{Cause, ESTABLISH, Event};
 use ring::hmac;
 use str0m::change::SdpAnswer;
 use str0m::media::MediaKind;
