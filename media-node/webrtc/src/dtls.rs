@@ -111,7 +111,7 @@ pub enum Error {
 #[derive(Debug)]
 pub(crate) enum Progress {
     None,
-    Connected(srtp::Session),
+    Connected(Box<srtp::Session>),
     PeerClosed,
 }
 
@@ -189,7 +189,7 @@ impl Association {
         if self.is_connected || self.faults < MAX_FAULTS { Ok(Progress::None) } else { Err(handshake(error)) }
     }
 
-    fn connected(&mut self) -> Result<srtp::Session, Error> {
+    fn connected(&mut self) -> Result<Box<srtp::Session>, Error> {
         let no_state = || Error::Handshake("the library has lost its state".to_owned());
         let state = self.endpoint.get_connection_state(PEER).ok_or_else(no_state)?;
         if state.peer_certificates.first().map(|der| fingerprint_of(der)) != Some(self.expected) {
@@ -207,7 +207,7 @@ impl Association {
         let session =
             srtp::Session::new(profile, material.as_ref(), state.is_client(), self.identity.provider.crypto());
         self.is_connected = true;
-        session.map_err(|error| Error::Handshake(error.to_string()))
+        session.map(Box::new).map_err(|error| Error::Handshake(error.to_string()))
     }
 
     /// The next datagram to send.

@@ -1,7 +1,7 @@
-//! WebRTC's transport, and its viewers: SDP, ICE-lite, DTLS, SRTP, the history that is sent again from, and batches.
+//! WebRTC's transport, its viewers and publishers: SDP, ICE-lite, DTLS, SRTP, the history that is sent again from, and batches.
 //!
-//! A WHEP request is an [`sdp::Offer`]; [`sdp::Answer`] answers it. [`viewer::Viewer`] is the session that follows, and
-//! [`source::Source`] what all viewers of a stream share. A [`demux::Directory`] says which session a datagram is for. These know
+//! A request of WHIP or WHEP is an [`sdp::Offer`]; [`sdp::Answer`] answers it. [`viewer::Viewer`] is the session that follows, and
+//! [`source::Source`] what all viewers of a stream share; or it is a [`publisher::Publisher`]. A [`demux::Directory`] says which session a datagram is for. These know
 //! no clock, no socket and no thread: datagrams, frames and `now` go in, batches, events and the next deadline come out.
 //!
 //! [`pool::Pool`] drives them: threads with sockets of one port. Only `pool.rs` and `worker.rs` know sockets, threads and clocks.
@@ -25,7 +25,9 @@ pub mod ice;
 pub mod keyframe;
 pub mod path;
 pub mod pool;
+pub mod publisher;
 mod rtcp;
+mod rtp;
 pub mod sdp;
 pub mod source;
 mod srtp;

@@ -20,6 +20,7 @@ use crate::dtls::Identity;
 use crate::history::Frame;
 use crate::ice::Credentials;
 use crate::path::Path;
+use crate::publisher::Received;
 use crate::sdp::{Codec, Leg, Offer};
 use crate::transport::{Cause, ESTABLISH, Event};
 use crate::worker::{self, Worker};
@@ -56,6 +57,28 @@ pub struct NewSession {
     pub cname: Arc<str>,
     /// Random: where the numbers of its packets begin.
     pub seed: u64,
+}
+
+/// A publisher that was answered and is awaited.
+pub struct NewPublisher {
+    pub id: SessionId,
+    pub offer: Offer,
+    pub legs: Vec<Leg>,
+    pub credentials: Credentials,
+    /// Random: our name in what it is told.
+    pub seed: u64,
+    pub inlet: Inlet,
+}
+
+/// Takes what came of a publisher, from a worker's thread: it must not wait. What it has no room for it drops, and says so.
+pub type Inlet = Box<dyn FnMut(Vec<Received>) -> Taken + Send>;
+
+/// What became of what was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    Yes,
+    /// There was no room.
+    Dropped,
 }
 
 /// Told of each session's events, from a worker's thread: it must not wait. Paths are not told.
@@ -141,12 +164,33 @@ impl Pool {
     /// # Errors
     /// [`Full`] says which bound is met.
     pub fn add(&self, session: NewSession, now: Instant) -> Result<(), Full> {
+        self.await_session(Awaited::Viewer(session), now)
+    }
+
+    /// As [`Self::add`], of a publisher.
+    ///
+    /// # Errors
+    /// [`Full`] says which bound is met.
+    pub fn add_publisher(&self, publisher: NewPublisher, now: Instant) -> Result<(), Full> {
+        self.await_session(Awaited::Publisher(publisher), now)
+    }
+
+    fn await_session(&self, session: Awaited, now: Instant) -> Result<(), Full> {
         self.shared.await_session(session, now)?;
         // it may have slept without a deadline
         if let Some(door) = self.shared.doors.first() {
             door.ring();
         }
         Ok(())
+    }
+
+    /// Somebody cannot decode a publisher's track before a keyframe. A worker that is too busy to hear it counts it: who still
+    /// waits says so again.
+    pub fn want_keyframe(&self, ufrag: &str, track: usize) {
+        let Some(door) = self.shared.place_of(ufrag).and_then(|worker| self.shared.doors.get(worker)) else { return };
+        if !door.offer(Command::Keyframe { ufrag: ufrag.to_owned(), track }) {
+            self.shared.counters.requests_dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Ends a session, wherever it is.
@@ -206,6 +250,10 @@ pub(crate) enum Command {
     },
     End {
         ufrag: String,
+    },
+    Keyframe {
+        ufrag: String,
+        track: usize,
     },
     /// Of a session here, that came to another worker.
     Datagram {
@@ -273,8 +321,30 @@ struct Places {
     half_open: usize,
 }
 
+/// Who was answered.
+pub(crate) enum Awaited {
+    Viewer(NewSession),
+    Publisher(NewPublisher),
+}
+
+impl Awaited {
+    pub(crate) fn id(&self) -> SessionId {
+        match self {
+            Self::Viewer(NewSession { id, .. }) | Self::Publisher(NewPublisher { id, .. }) => *id,
+        }
+    }
+
+    pub(crate) fn ufrag(&self) -> &str {
+        match self {
+            Self::Viewer(NewSession { credentials, .. }) | Self::Publisher(NewPublisher { credentials, .. }) => {
+                &credentials.ufrag
+            }
+        }
+    }
+}
+
 enum Place {
-    Awaited(Box<NewSession>),
+    Awaited(Box<Awaited>),
     Opening(usize),
     Open(usize),
 }
@@ -282,7 +352,7 @@ enum Place {
 /// What a worker is told of a name.
 pub(crate) enum Found {
     /// It is the one that adopts it.
-    Yours(Box<NewSession>),
+    Yours(Box<Awaited>),
     At(usize),
     Nobody,
 }
@@ -304,8 +374,8 @@ impl Shared {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn await_session(&self, session: NewSession, now: Instant) -> Result<(), Full> {
-        let (mut places, name) = (self.places(), session.credentials.ufrag.clone());
+    fn await_session(&self, session: Awaited, now: Instant) -> Result<(), Full> {
+        let (mut places, name) = (self.places(), session.ufrag().to_owned());
         if places.by_name.len() >= self.limits.sessions {
             return Err(Full::Sessions);
         }
@@ -361,7 +431,7 @@ impl Shared {
         let place = places.by_name.remove(ufrag)?;
         places.half_open -= usize::from(!matches!(place, Place::Open(_)));
         match place {
-            Place::Awaited(session) => Some(session.id),
+            Place::Awaited(session) => Some(session.id()),
             Place::Opening(_) | Place::Open(_) => None,
         }
     }

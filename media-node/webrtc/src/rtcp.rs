@@ -1,4 +1,4 @@
-//! The RTCP that a sender reads and writes (RFC 3550 §6, RFC 4585, RFC 5104).
+//! The RTCP that is read and written (RFC 3550 §6, RFC 4585, RFC 5104).
 
 use crate::bytes::{be16, be24, be32};
 
@@ -9,10 +9,16 @@ const TRANSPORT_FEEDBACK: u8 = 205;
 const PAYLOAD_FEEDBACK: u8 = 206;
 const REPORT_BLOCK: usize = 24;
 
-/// What a receiver says of a source of ours.
+/// What a peer says of a source of ours, or of one of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Feedback {
     Report(Report),
+    /// The same instant in NTP's 64 bits and on the clock of a source that it sends.
+    SenderReport {
+        ssrc: u32,
+        ntp: u64,
+        rtp: u32,
+    },
     /// The sequence number of a packet that it misses.
     Nack {
         ssrc: u32,
@@ -30,6 +36,8 @@ pub(crate) struct Report {
     /// Of 256, since its report before.
     pub(crate) fraction_lost: u8,
     pub(crate) total_lost: u32,
+    /// The greatest number of its packets, counted on past 16 bits.
+    pub(crate) highest: u32,
     /// In ticks of the source's clock.
     pub(crate) jitter: u32,
     /// The middle of the NTP time of the sender report that it saw last, 0 if none.
@@ -54,7 +62,10 @@ pub(crate) fn read(mut compound: &[u8], mut told: impl FnMut(Feedback)) -> Resul
             return Err(Malformed);
         }
         match *kind {
-            SENDER_REPORT => reports(packet, 28, count, &mut told),
+            SENDER_REPORT => {
+                sender_report(packet).into_iter().for_each(&mut told);
+                reports(packet, 28, count, &mut told);
+            }
             RECEIVER_REPORT => reports(packet, 8, count, &mut told),
             TRANSPORT_FEEDBACK if count == 1 => nacks(packet, &mut told),
             PAYLOAD_FEEDBACK if count == 1 => {
@@ -75,6 +86,11 @@ pub(crate) fn read(mut compound: &[u8], mut told: impl FnMut(Feedback)) -> Resul
     Ok(())
 }
 
+fn sender_report(packet: &[u8]) -> Option<Feedback> {
+    let ntp = (u64::from(be32(packet, 8)?) << 32) | u64::from(be32(packet, 12)?);
+    Some(Feedback::SenderReport { ssrc: be32(packet, 4)?, ntp, rtp: be32(packet, 16)? })
+}
+
 fn reports(packet: &[u8], blocks_at: usize, count: u8, told: &mut impl FnMut(Feedback)) {
     let blocks = packet.get(blocks_at..).unwrap_or_default().chunks_exact(REPORT_BLOCK).take(usize::from(count));
     for block in blocks {
@@ -84,6 +100,7 @@ fn reports(packet: &[u8], blocks_at: usize, count: u8, told: &mut impl FnMut(Fee
                 fraction_lost: *block.get(4)?,
                 // 24 bits with a sign: what came twice counts against what was lost
                 total_lost: Some(be24(block, 5)?).filter(|lost| *lost < 1 << 23).unwrap_or(0),
+                highest: be32(block, 8)?,
                 jitter: be32(block, 12)?,
                 last_sender_report: be32(block, 16)?,
                 delay: be32(block, 20)?,
@@ -126,6 +143,58 @@ impl SenderReport {
         }
         describe(self.ssrc, cname, out);
     }
+}
+
+/// Appends a receiver report, of at most 31 sources.
+pub(crate) fn write_receiver_report(ssrc: u32, blocks: &[Report], out: &mut Vec<u8>) {
+    let (count, length) = (0_u8..31, blocks.len().min(31));
+    let words = u16::try_from(1 + length * REPORT_BLOCK / 4).expect("31 blocks are 187 words");
+    let count = count.zip(blocks).fold(0x80, |first, _| first + 1);
+    out.extend_from_slice(&[count, RECEIVER_REPORT]);
+    out.extend_from_slice(&words.to_be_bytes());
+    out.extend_from_slice(&ssrc.to_be_bytes());
+    for block in blocks.iter().take(length) {
+        let Report { ssrc, fraction_lost, total_lost, highest, jitter, last_sender_report, delay } = block;
+        out.extend_from_slice(&ssrc.to_be_bytes());
+        out.extend_from_slice(&((u32::from(*fraction_lost) << 24) | total_lost).to_be_bytes());
+        for word in [highest, jitter, last_sender_report, delay] {
+            out.extend_from_slice(&word.to_be_bytes());
+        }
+    }
+}
+
+/// Appends a request for packets of a source, whose numbers ascend; nothing if there are none.
+pub(crate) fn write_nacks(ssrc: u32, of: u32, sequences: &[u16], out: &mut Vec<u8>) {
+    let mut entries: Vec<(u16, u16)> = Vec::new();
+    for sequence in sequences {
+        match entries.last_mut() {
+            Some((first, following)) if (1..=16).contains(&sequence.wrapping_sub(*first)) => {
+                *following |= 1 << (sequence.wrapping_sub(*first) - 1);
+            }
+            Some(_) | None => entries.push((*sequence, 0)),
+        }
+    }
+    if entries.is_empty() {
+        return;
+    }
+    let words = u16::try_from(2 + entries.len()).expect("as many as a gap has at most");
+    feedback(&[0x81, TRANSPORT_FEEDBACK], words, ssrc, of, out);
+    for (first, following) in entries {
+        out.extend_from_slice(&first.to_be_bytes());
+        out.extend_from_slice(&following.to_be_bytes());
+    }
+}
+
+/// Appends a request for a keyframe of a source (PLI).
+pub(crate) fn write_picture_loss(ssrc: u32, of: u32, out: &mut Vec<u8>) {
+    feedback(&[0x81, PAYLOAD_FEEDBACK], 2, ssrc, of, out);
+}
+
+fn feedback(kind: &[u8; 2], words: u16, ssrc: u32, of: u32, out: &mut Vec<u8>) {
+    out.extend_from_slice(kind);
+    out.extend_from_slice(&words.to_be_bytes());
+    out.extend_from_slice(&ssrc.to_be_bytes());
+    out.extend_from_slice(&of.to_be_bytes());
 }
 
 /// A source description with its canonical name, filled with zeros to whole words (RFC 3550 §6.5).

@@ -6,6 +6,7 @@
 mod answer;
 mod codec;
 mod section;
+mod sending;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +14,8 @@ use std::str::FromStr;
 pub use answer::{Answer, Candidate, Direction, Leg};
 pub use codec::{Codec, H264Profile};
 pub use section::{Format, MediaKind, Section};
+pub use sending::MAX_LAYERS;
+pub(crate) use sending::Sending;
 
 /// Offers of browsers with every codec have about 10 KiB; a longer one is refused unread.
 pub const MAX_OFFER: usize = 64 * 1024;

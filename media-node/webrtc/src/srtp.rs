@@ -1,7 +1,8 @@
 //! SRTP and SRTCP (RFC 3711, RFC 7714) of one session: what we send is sealed where it lies, what comes in is opened.
 //!
-//! A viewer sends no media, so RTP is only sealed. What an unknown sender says costs no memory: senders are remembered after
-//! their packet has proved genuine.
+//! What an unknown sender says costs no memory: senders are remembered after their packet has proved genuine.
+
+mod window;
 
 use std::fmt;
 
@@ -11,6 +12,8 @@ use rtc_crypto::{
 };
 
 use crate::bytes::be32;
+use crate::rtp;
+use window::{Index, Senders};
 
 /// The part of an RTP packet that is sent in the clear; ours have neither sources nor extensions.
 pub(crate) const RTP_HEADER: usize = 12;
@@ -19,9 +22,6 @@ const RTCP_INDEX: usize = 4;
 const ENCRYPTED: u32 = 1 << 31;
 const SHA1_TAG: usize = 10;
 const GCM_TAG: usize = 16;
-
-/// A browser has one sender of RTCP a section and connection; more are not listened to.
-const MAX_SENDERS: usize = 32;
 
 /// The protection profiles of RFC 5764 §4.1.2 and RFC 7714 §14.2 that we take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +84,11 @@ pub(crate) struct Session {
     profile: Profile,
     rtp_out: Cipher,
     rtcp_out: Cipher,
+    rtp_in: Cipher,
     rtcp_in: Cipher,
     rtcp_index: u32,
-    senders: Vec<Window>,
+    rtp_senders: Senders,
+    rtcp_senders: Senders,
 }
 
 impl fmt::Debug for Session {
@@ -112,9 +114,11 @@ impl Session {
             profile,
             rtp_out: ours.cipher(RTP_LABELS)?,
             rtcp_out: ours.cipher(RTCP_LABELS)?,
+            rtp_in: theirs.cipher(RTP_LABELS)?,
             rtcp_in: theirs.cipher(RTCP_LABELS)?,
             rtcp_index: 0,
-            senders: Vec::new(),
+            rtp_senders: Senders::default(),
+            rtcp_senders: Senders::default(),
         })
     }
 
@@ -142,6 +146,37 @@ impl Session {
                 sha1_tag(mac, &[packet, &roll_over(index)], tag)
             }
         }
+    }
+
+    /// Opens an RTP packet of the peer in place; what follows its payload is cut off. Gives its sequence number, counted on past
+    /// 16 bits.
+    pub(crate) fn open_rtp(&mut self, packet: &mut Vec<u8>, header: &rtp::Header) -> Result<u64, Error> {
+        let index = self.rtp_senders.guess(header.ssrc, header.sequence)?;
+        let tag_at = packet.len().checked_sub(self.profile.rtp_overhead()).ok_or(Error::Short)?;
+        if tag_at < header.length {
+            return Err(Error::Short);
+        }
+        let (sealed, tag) = packet.split_at_mut(tag_at);
+        match &mut self.rtp_in {
+            Cipher::Gcm { cipher, salt } => {
+                let (head, payload) = sealed.split_at_mut(header.length);
+                let nonce = gcm_nonce(salt, header.ssrc, index.0);
+                cipher.open_in_place(&nonce, head, payload, tag).map_err(|_wrong| Error::Forged)?;
+            }
+            Cipher::CmSha1 { cipher, mac, salt } => {
+                let mut expected = [0; SHA1_TAG];
+                sha1_tag(mac, &[sealed, &roll_over(index.0)], &mut expected)?;
+                if !rtc_crypto::constant_time_eq(&expected, tag) {
+                    return Err(Error::Forged);
+                }
+                let (_, payload) = sealed.split_at_mut(header.length);
+                let counter = cm_counter(salt, header.ssrc, index.0);
+                cipher.apply_keystream(&counter, payload).map_err(|_failed| Error::Crypto)?;
+            }
+        }
+        packet.truncate(tag_at);
+        self.rtp_senders.accept(header.ssrc, index)?;
+        Ok(index.0)
     }
 
     /// Seals a compound RTCP packet.
@@ -187,20 +222,8 @@ impl Session {
             Cipher::Gcm { cipher, salt } => open_gcm(cipher.as_mut(), salt, ssrc, sealed, end)?,
             Cipher::CmSha1 { cipher, mac, salt } => open_cm(cipher.as_mut(), mac, salt, ssrc, sealed, end)?,
         };
-        self.accept(ssrc, index)?;
+        self.rtcp_senders.accept(ssrc, Index(index.into()))?;
         Ok(plain)
-    }
-
-    /// Refuses what was seen before, of a sender that has proved genuine.
-    fn accept(&mut self, ssrc: u32, index: u32) -> Result<(), Error> {
-        if let Some(window) = self.senders.iter_mut().find(|window| window.ssrc == ssrc) {
-            return if window.accept(index) { Ok(()) } else { Err(Error::Replayed) };
-        }
-        if self.senders.len() == MAX_SENDERS {
-            return Err(Error::Senders);
-        }
-        self.senders.push(Window { ssrc, highest: index, seen: 1 });
-        Ok(())
     }
 }
 
@@ -246,28 +269,6 @@ fn open_cm(
     let (_, rest) = plain.split_at_mut(RTCP_HEADER);
     cipher.apply_keystream(&cm_counter(salt, ssrc, u64::from(index)), rest).map_err(|_failed| Error::Crypto)?;
     Ok((plain, index))
-}
-
-/// The last 64 packets of a sender (RFC 3711 §3.3.2).
-struct Window {
-    ssrc: u32,
-    highest: u32,
-    /// Bit n: `highest - n` was seen.
-    seen: u64,
-}
-
-impl Window {
-    fn accept(&mut self, index: u32) -> bool {
-        if index > self.highest {
-            self.seen = self.seen.checked_shl(index - self.highest).unwrap_or(0) | 1;
-            self.highest = index;
-            return true;
-        }
-        let Some(bit) = 1_u64.checked_shl(self.highest - index) else { return false };
-        let is_new = self.seen & bit == 0;
-        self.seen |= bit;
-        is_new
-    }
 }
 
 enum Cipher {

@@ -209,7 +209,7 @@ impl Connection {
         match progress {
             Ok(Progress::None) => {}
             Ok(Progress::Connected(srtp)) => {
-                self.state = State::Open(Box::new(srtp));
+                self.state = State::Open(srtp);
                 self.events.push_back(Event::Connected);
                 return Came::Connected;
             }

@@ -204,6 +204,8 @@ impl Viewer {
                     .for_each(|leg| leg.resend(sequence, source, &mut wire));
             }
             Feedback::KeyframeWanted { ssrc } => is_keyframe_wanted |= legs.iter().any(|leg| leg.ssrc() == ssrc),
+            // it has nothing to send
+            Feedback::SenderReport { .. } => {}
         });
         self.connection.datagrams_ignored += u64::from(read.is_err());
         if is_keyframe_wanted {

@@ -19,7 +19,10 @@ use crate::batch::Batch;
 use crate::demux::{Class, Directory};
 use crate::history::Frame;
 use crate::path::Path;
-use crate::pool::{Command, Found, Inbox, NewSession, SessionId, Shared, StreamId};
+use crate::pool::{
+    Awaited, Command, Found, Inbox, Inlet, NewPublisher, NewSession, SessionId, Shared, StreamId, Taken,
+};
+use crate::publisher::{self, Publisher};
 use crate::source::Source;
 use crate::stun::Request;
 use crate::transport::{Cause, Event};
@@ -68,6 +71,10 @@ counters! {
     frames_dropped,
     /// Datagrams that the socket did not take.
     sends_refused,
+    /// Packets of publishers that nobody had room for.
+    received_dropped,
+    /// Requests for keyframes that a worker had no room for.
+    requests_dropped,
 }
 
 pub(crate) struct Worker {
@@ -80,14 +87,37 @@ pub(crate) struct Worker {
     streams: HashMap<StreamId, Stream>,
     deadlines: BTreeSet<(Instant, SessionId)>,
     foreign: HashMap<Path, usize>,
+    /// Publishers that something came of since the last turn.
+    brought: Vec<SessionId>,
 }
 
 struct Session {
-    viewer: Viewer,
-    stream: StreamId,
+    role: Role,
     ufrag: String,
     /// What it has among the deadlines.
     due: Option<Instant>,
+}
+
+enum Role {
+    Viewer { viewer: Viewer, stream: StreamId },
+    Publisher { publisher: Publisher, inlet: Inlet },
+}
+
+impl Role {
+    fn poll_event(&mut self) -> Option<Event> {
+        match self {
+            Self::Viewer { viewer, .. } => viewer.poll_event(),
+            Self::Publisher { publisher, .. } => publisher.poll_event(),
+        }
+    }
+
+    fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let due = match self {
+            Self::Viewer { viewer, .. } => viewer.poll_timeout(),
+            Self::Publisher { publisher, .. } => publisher.poll_timeout(now),
+        };
+        due.map(|(due, _)| due)
+    }
 }
 
 struct Stream {
@@ -113,6 +143,7 @@ impl Worker {
             streams: HashMap::new(),
             deadlines: BTreeSet::new(),
             foreign: HashMap::new(),
+            brought: Vec::new(),
         })
     }
 
@@ -130,9 +161,10 @@ impl Worker {
                 let now = now();
                 received.datagrams(|path, datagram| self.datagram(path, datagram, now));
             }
+            self.bring();
             self.timers(now());
         }
-        let all: Vec<_> = self.streams.values().flat_map(|stream| stream.viewers.clone()).collect();
+        let all: Vec<_> = self.sessions.keys().copied().collect();
         all.into_iter().for_each(|session| self.end(session));
     }
 
@@ -169,6 +201,7 @@ impl Worker {
                         self.end(session);
                     }
                 }
+                Command::Keyframe { ufrag, track } => self.want_keyframe(&ufrag, track),
                 Command::Datagram { path, bytes } => match self.directory.find(&path, &bytes) {
                     Some(session) => self.deliver(session, path, &bytes, now()),
                     None => count(&self.shared.counters.datagrams_unknown),
@@ -189,7 +222,9 @@ impl Worker {
             stream.source.interrupt();
         }
         for session in self.sessions.values_mut() {
-            session.viewer.pause();
+            if let Role::Viewer { viewer, .. } = &mut session.role {
+                viewer.pause();
+            }
         }
     }
 
@@ -198,8 +233,8 @@ impl Worker {
         let Some(Stream { source, viewers }) = self.streams.get_mut(&stream) else { return };
         let Some(pushed) = source.push(track, frame, now) else { return };
         for id in viewers {
-            if let Some(session) = self.sessions.get_mut(id) {
-                session.viewer.send(&pushed, source, &mut self.batch, now);
+            if let Some(Session { role: Role::Viewer { viewer, .. }, .. }) = self.sessions.get_mut(id) {
+                viewer.send(&pushed, source, &mut self.batch, now);
             }
         }
     }
@@ -212,8 +247,28 @@ impl Worker {
 
     fn end(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.viewer.close(&mut self.batch, now());
+        match &mut session.role {
+            Role::Viewer { viewer, .. } => viewer.close(&mut self.batch, now()),
+            Role::Publisher { publisher, .. } => publisher.close(&mut self.batch, now()),
+        }
         self.events(id);
+    }
+
+    fn want_keyframe(&mut self, ufrag: &str, track: usize) {
+        let Some(id) = self.directory.named(ufrag) else { return };
+        if let Some(Session { role: Role::Publisher { publisher, .. }, .. }) = self.sessions.get_mut(&id) {
+            publisher.want_keyframe(track);
+            self.events(id);
+        }
+    }
+
+    /// Hands over what came of publishers in this turn.
+    fn bring(&mut self) {
+        for id in std::mem::take(&mut self.brought) {
+            if let Some(Session { role: Role::Publisher { publisher, inlet }, .. }) = self.sessions.get_mut(&id) {
+                bring(publisher, inlet, &self.shared);
+            }
+        }
     }
 
     fn datagram(&mut self, path: Path, datagram: &[u8], now: Instant) {
@@ -222,7 +277,7 @@ impl Worker {
         }
         match (Class::of(datagram), Request::parse(datagram)) {
             (Class::Stun, Ok(request)) => match self.shared.find(request.local_ufrag(), self.index) {
-                Found::Yours(session) => self.adopt(&session, path, datagram, now),
+                Found::Yours(session) => self.adopt(*session, path, datagram, now),
                 Found::At(other) if other != self.index => {
                     if self.foreign.len() >= MAX_FOREIGN {
                         self.foreign.clear();
@@ -249,27 +304,58 @@ impl Worker {
         }
     }
 
-    fn adopt(&mut self, session: &NewSession, path: Path, datagram: &[u8], now: Instant) {
-        let NewSession { id, stream, offer, legs, credentials, cname, seed } = session;
-        let ufrag = credentials.ufrag.clone();
-        let is_added = self.streams.contains_key(stream) && self.directory.add(ufrag.clone(), *id).is_ok();
-        let Some(entry) = self.streams.get_mut(stream).filter(|_| is_added) else {
-            self.shared.forget(&ufrag);
-            return (self.shared.notify)(*id, Event::Closed(Cause::Closed));
+    fn adopt(&mut self, session: Awaited, path: Path, datagram: &[u8], now: Instant) {
+        let id = session.id();
+        let ufrag = session.ufrag().to_owned();
+        let has_stream = match &session {
+            Awaited::Viewer(NewSession { stream, .. }) => self.streams.contains_key(stream),
+            Awaited::Publisher(_) => true,
         };
+        if !has_stream || self.directory.add(ufrag.clone(), id).is_err() {
+            self.shared.forget(&ufrag);
+            return (self.shared.notify)(id, Event::Closed(Cause::Closed));
+        }
         count(&self.shared.counters.adopted);
-        entry.viewers.push(*id);
+        let role = match session {
+            Awaited::Viewer(session) => self.viewer(&session, now),
+            Awaited::Publisher(session) => self.publisher(session, now),
+        };
+        self.sessions.insert(id, Session { role, ufrag, due: None });
+        self.deliver(id, path, datagram, now);
+    }
+
+    fn viewer(&mut self, session: &NewSession, now: Instant) -> Role {
+        let NewSession { id, stream, offer, legs, credentials, cname, seed } = session;
+        if let Some(entry) = self.streams.get_mut(stream) {
+            entry.viewers.push(*id);
+        }
         let identity = self.shared.identity.clone();
         let config = Config { offer, legs, credentials, cname: cname.clone(), identity, seed: *seed };
-        let viewer = Viewer::new(&config, now);
-        self.sessions.insert(*id, Session { viewer, stream: *stream, ufrag, due: None });
-        self.deliver(*id, path, datagram, now);
+        Role::Viewer { viewer: Viewer::new(&config, now), stream: *stream }
+    }
+
+    fn publisher(&self, session: NewPublisher, now: Instant) -> Role {
+        let NewPublisher { id: _, offer, legs, credentials, seed, inlet } = session;
+        let identity = self.shared.identity.clone();
+        let config = publisher::Config { offer: &offer, legs: &legs, credentials: &credentials, identity, seed };
+        Role::Publisher { publisher: Publisher::new(&config, now), inlet }
     }
 
     fn deliver(&mut self, id: SessionId, path: Path, datagram: &[u8], now: Instant) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let Some(stream) = self.streams.get(&session.stream) else { return };
-        session.viewer.receive(path, datagram, &stream.source, &mut self.batch, now);
+        match &mut session.role {
+            Role::Viewer { viewer, stream } => {
+                let Some(stream) = self.streams.get(stream) else { return };
+                viewer.receive(path, datagram, &stream.source, &mut self.batch, now);
+            }
+            Role::Publisher { publisher, .. } => {
+                publisher.receive(path, datagram, &mut self.batch, now);
+                // one publisher's datagrams come in runs
+                if self.brought.last() != Some(&id) && publisher.has_received() {
+                    self.brought.push(id);
+                }
+            }
+        }
         self.events(id);
     }
 
@@ -278,8 +364,13 @@ impl Worker {
             self.deadlines.remove(&(due, id));
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.due = None;
-            let Some(stream) = self.streams.get(&session.stream) else { continue };
-            session.viewer.handle_timeout(&stream.source, &mut self.batch, now);
+            match &mut session.role {
+                Role::Viewer { viewer, stream } => {
+                    let Some(stream) = self.streams.get(stream) else { continue };
+                    viewer.handle_timeout(&stream.source, &mut self.batch, now);
+                }
+                Role::Publisher { publisher, .. } => publisher.handle_timeout(&mut self.batch, now),
+            }
             self.events(id);
         }
     }
@@ -287,7 +378,7 @@ impl Worker {
     /// Does what a session's events ask for, and notes its next deadline.
     fn events(&mut self, id: SessionId) {
         while let Some(session) = self.sessions.get_mut(&id) {
-            let Some(event) = session.viewer.poll_event() else { break };
+            let Some(event) = session.role.poll_event() else { break };
             match &event {
                 Event::Path(path) => {
                     self.directory.learn(&session.ufrag, *path);
@@ -303,7 +394,7 @@ impl Worker {
             (self.shared.notify)(id, event);
         }
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        let due = session.viewer.poll_timeout().map(|(due, _)| due);
+        let due = session.role.poll_timeout(now());
         if due != session.due {
             session.due.map(|due| self.deadlines.remove(&(due, id)));
             due.map(|due| self.deadlines.insert((due, id)));
@@ -312,13 +403,28 @@ impl Worker {
     }
 
     fn forget(&mut self, id: SessionId) {
-        let Some(Session { stream, ufrag, due, viewer: _ }) = self.sessions.remove(&id) else { return };
+        let Some(Session { role, ufrag, due }) = self.sessions.remove(&id) else { return };
         due.map(|due| self.deadlines.remove(&(due, id)));
-        if let Some(stream) = self.streams.get_mut(&stream) {
-            stream.viewers.retain(|viewer| *viewer != id);
+        match role {
+            Role::Viewer { viewer: _, stream } => {
+                if let Some(stream) = self.streams.get_mut(&stream) {
+                    stream.viewers.retain(|viewer| *viewer != id);
+                }
+            }
+            // what came before the end counts
+            Role::Publisher { mut publisher, mut inlet } => bring(&mut publisher, &mut inlet, &self.shared),
         }
         self.directory.remove(&ufrag);
         self.shared.forget(&ufrag);
+    }
+}
+
+fn bring(publisher: &mut Publisher, inlet: &mut Inlet, shared: &Shared) {
+    let received = publisher.take_received();
+    // no loss: some thousands
+    let count = received.len() as u64;
+    if count > 0 && inlet(received) == Taken::Dropped {
+        shared.counters.received_dropped.fetch_add(count, Ordering::Relaxed);
     }
 }
 

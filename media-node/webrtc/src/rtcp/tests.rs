@@ -24,6 +24,7 @@ fn a_compound_of_reports_and_requests_is_read() {
         ssrc: 9,
         fraction_lost: 64,
         total_lost: 3,
+        highest: 65_538,
         jitter: 90,
         last_sender_report: 0x0102_0304,
         delay: 65_536,
@@ -47,7 +48,32 @@ fn a_sender_report_names_its_source() {
     let report = [0x80, 200, 0, 6, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 7, 0, 0, 0, 8];
     let name = [0x81, 202, 0, 4, 1, 2, 3, 4, 1, 6, b's', b't', b'r', b'e', b'a', b'm', 0, 0, 0, 0];
     assert_eq!(out, [&report[..], &name[..]].concat());
-    assert_eq!(told(&out), (vec![], Ok(())));
+    assert_eq!(told(&out), (vec![Feedback::SenderReport { ssrc: 0x0102_0304, ntp: 5, rtp: 6 }], Ok(())));
+}
+
+#[test]
+fn what_a_receiver_writes_is_read() {
+    let report = |ssrc| Report {
+        ssrc,
+        fraction_lost: 64,
+        total_lost: 3,
+        highest: 65_538,
+        jitter: 90,
+        last_sender_report: 7,
+        delay: 8,
+    };
+    let (mut out, sequences) = (Vec::new(), [65_535, 0, 14, 16, 40]);
+    write_receiver_report(5, &[report(9), report(10)], &mut out);
+    write_nacks(5, 9, &sequences, &mut out);
+    write_nacks(5, 9, &[], &mut out);
+    write_picture_loss(5, 10, &mut out);
+
+    let mut expected = vec![Feedback::Report(report(9)), Feedback::Report(report(10))];
+    expected.extend(sequences.map(|sequence| Feedback::Nack { ssrc: 9, sequence }));
+    expected.push(Feedback::KeyframeWanted { ssrc: 10 });
+    assert_eq!(told(&out), (expected, Ok(())));
+    // three entries: 16 is 17 after 65,535
+    assert_eq!(out.len(), 8 + 2 * 24 + 12 + 3 * 4 + 12);
 }
 
 proptest::proptest! {

@@ -54,7 +54,8 @@ impl Offer {
             let free = |at: &usize| legs.iter().all(|leg| leg.section != *at);
             let sections = self.sections.iter().enumerate().filter(|(at, section)| free(at) && section.receives());
             let fitting = sections.flat_map(|(at, section)| {
-                section.formats().filter_map(move |format| Some((format.codec.fitness(*codec)?, at, format)))
+                let formats = section.formats().filter(Format::takes_fragments);
+                formats.filter_map(move |format| Some((format.codec.fitness(*codec)?, at, format)))
             });
             // the first of the best, since the peer's order says what it likes
             let best = fitting.reduce(|best, next| if next.0 > best.0 { next } else { best });
@@ -64,7 +65,8 @@ impl Offer {
         if legs.is_empty() { Err(Error::NoMedia) } else { Ok(legs) }
     }
 
-    /// Chooses what to take of a publisher: of each kind the first section that sends, in the first format that we know.
+    /// Chooses what to take of a publisher: of each kind the first section that sends, in the first format that we know, since
+    /// the peer's order says what it likes to send.
     ///
     /// # Errors
     /// [`Error::CodecMissing`] names H264 or Opus if a section offers nothing that we know.
@@ -146,8 +148,9 @@ impl Answer<'_> {
         };
         write!(f, "a={direction}\r\na=rtcp-mux\r\n{}", if section.reduced_rtcp { "a=rtcp-rsize\r\n" } else { "" })?;
         self.formats(format, f)?;
-        if self.direction == Direction::Send {
-            self.sources(leg, f)?;
+        match self.direction {
+            Direction::Send => self.sources(leg, f)?,
+            Direction::Receive => section.sending.accept(f)?,
         }
         for (rank, candidate) in self.candidates.iter().enumerate() {
             write_candidate(rank, candidate, f)?;
@@ -161,9 +164,11 @@ impl Answer<'_> {
         if !parameters.is_empty() {
             write!(f, "a=fmtp:{payload_type} {parameters}\r\n")?;
         }
-        let wanted: &[&str] = match codec.kind() {
-            MediaKind::Video => &["nack", "nack pli", "ccm fir"],
-            MediaKind::Audio => &["nack"],
+        let wanted: &[&str] = match (self.direction, codec.kind()) {
+            (Direction::Send, MediaKind::Video) => &["nack", "nack pli", "ccm fir"],
+            (Direction::Send, MediaKind::Audio) => &["nack"],
+            (Direction::Receive, MediaKind::Video) => &["transport-cc", "nack", "nack pli"],
+            (Direction::Receive, MediaKind::Audio) => &["transport-cc", "nack"],
         };
         for name in wanted.iter().filter(|name| feedback.iter().any(|offered| offered == *name)) {
             write!(f, "a=rtcp-fb:{payload_type} {name}\r\n")?;

@@ -95,7 +95,7 @@ pub struct H264Profile {
 }
 
 impl H264Profile {
-    /// Reads the parameters of a format; `None` if it does not take fragmented units, without which no picture fits.
+    /// Reads the parameters of a format.
     fn parse(parameters: &str) -> Option<Self> {
         let value = |name: &str| {
             parameters
@@ -104,9 +104,6 @@ impl H264Profile {
                 .find(|(key, _)| *key == name)
                 .map(|(_, value)| value)
         };
-        if value("packetization-mode") != Some("1") {
-            return None;
-        }
         // RFC 6184 §8.1: without the parameter it is the baseline
         let id = u32::from_str_radix(value("profile-level-id").unwrap_or("42000a"), 16).ok()?;
         let [0, idc, constraints, _level] = id.to_be_bytes() else { return None };

@@ -1,6 +1,6 @@
 //! One `m=` section of an offer.
 
-use super::{Codec, Error};
+use super::{Codec, Error, Sending};
 
 /// Payload types are seven bits, so a section with more formats repeats one.
 const MAX_FORMATS: usize = 128;
@@ -25,6 +25,7 @@ pub struct Section {
     can_send: bool,
     can_receive: bool,
     formats: Vec<Draft>,
+    pub(crate) sending: Sending,
 }
 
 /// A format, gathered from the lines that tell of it, which come in any order.
@@ -45,6 +46,16 @@ pub struct Format {
     pub rtx: Option<u8>,
     pub(crate) parameters: String,
     pub(crate) feedback: Vec<String>,
+}
+
+impl Format {
+    /// Reports whether the peer takes pictures that are larger than a packet: H264 of mode 0 has no fragments (RFC 6184 §5.4).
+    pub(super) fn takes_fragments(&self) -> bool {
+        match self.codec {
+            Codec::H264(_) => self.parameters.split(';').any(|part| part.trim() == "packetization-mode=1"),
+            Codec::H265 | Codec::Vp8 | Codec::Vp9 | Codec::Av1 | Codec::Opus => true,
+        }
+    }
 }
 
 impl Section {
@@ -81,6 +92,7 @@ impl Section {
             can_send: true,
             can_receive: true,
             formats,
+            sending: Sending::default(),
         })
     }
 
@@ -108,7 +120,7 @@ impl Section {
                     format.feedback.push(rest.to_owned());
                 }
             }),
-            _ => {}
+            _ => self.sending.attribute(name, value),
         }
         Ok(())
     }
@@ -136,6 +148,12 @@ impl Section {
     #[must_use]
     pub fn sends(&self) -> bool {
         self.carries_media() && self.can_send
+    }
+
+    /// How many encodings of its track the peer sends at once (simulcast), at most [`super::MAX_LAYERS`].
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.sending.layer_count()
     }
 
     /// The formats of codecs that we know, in the peer's order.

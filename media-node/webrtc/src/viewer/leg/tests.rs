@@ -125,8 +125,15 @@ fn a_packet_that_no_datagram_holds_is_left_out() {
 fn a_report_of_a_receiver_that_has_seen_ours_gives_the_round_trip() {
     let mut sender = Sender::new(None);
     let sent = sender.source.clock.ntp_middle(sender.now);
-    let mut report =
-        Report { ssrc: 1, fraction_lost: 64, total_lost: 5, jitter: 900, last_sender_report: sent, delay: 0x8000 };
+    let mut report = Report {
+        ssrc: 1,
+        fraction_lost: 64,
+        total_lost: 5,
+        highest: 9,
+        jitter: 900,
+        last_sender_report: sent,
+        delay: 0x8000,
+    };
     let later = sender.now + Duration::from_millis(540);
     sender.leg.reported(&report, &sender.source, later);
     let quality = sender.leg.quality().unwrap();
