@@ -97,7 +97,7 @@ pub enum Error {
 pub struct Pool {
     shared: Arc<Shared>,
     address: SocketAddr,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Pool {
@@ -124,11 +124,11 @@ impl Pool {
             places: Mutex::new(Places::default()),
             counters: worker::Counters::default(),
         });
-        let mut pool = Self { shared, address, threads: Vec::new() };
+        let pool = Self { shared, address, threads: Mutex::default() };
         for (index, (socket, inbox)) in sockets.into_iter().zip(inboxes).enumerate() {
             let worker = Worker::new(index, pool.shared.clone(), socket, inbox).map_err(start)?;
             let thread = std::thread::Builder::new().name(format!("webrtc-{index}")).spawn(move || worker.run());
-            pool.threads.push(thread.map_err(start)?);
+            pool.threads().push(thread.map_err(start)?);
         }
         Ok(pool)
     }
@@ -211,13 +211,18 @@ impl Pool {
         self.shared.counters.read()
     }
 
-    /// Ends all sessions and awaits the threads.
-    pub fn stop(self) {
+    /// Ends all sessions and awaits the threads. Nothing is served afterwards.
+    pub fn stop(&self) {
         self.shared.tell_all(|| Command::Stop);
-        for thread in self.threads {
+        let threads = std::mem::take(&mut *self.threads());
+        for thread in threads {
             // a panic of a worker has been printed by its hook, and the others are still to be awaited
             let _panicked = thread.join();
         }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

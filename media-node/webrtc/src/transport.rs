@@ -12,6 +12,7 @@ use crate::ice::{Agent, Credentials};
 use crate::path::Path;
 use crate::sdp::Offer;
 use crate::srtp;
+use crate::viewer::{Counters, Quality};
 
 /// A peer that is not connected by then never will be; browsers themselves give up after 15 s.
 pub const ESTABLISH: Duration = Duration::from_secs(15);
@@ -39,6 +40,11 @@ pub enum Event {
     Connected,
     /// The viewer cannot decode before a keyframe.
     KeyframeWanted,
+    /// What a viewer says of a track, about once a second.
+    Reported(Quality),
+    /// What was counted of a viewer since this was told before: at least with each sender report, and before the end. The driver makes
+    /// it of [`crate::viewer::Viewer::counters`].
+    Counted(Counters),
     /// The last event.
     Closed(Cause),
 }

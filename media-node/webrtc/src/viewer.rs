@@ -47,6 +47,26 @@ pub struct Counters {
     pub datagrams_ignored: u64,
 }
 
+impl Counters {
+    /// What was counted after `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            packets: self.packets - before.packets,
+            bytes: self.bytes - before.bytes,
+            resent: self.resent - before.resent,
+            resend_too_old: self.resend_too_old - before.resend_too_old,
+            resend_over_budget: self.resend_over_budget - before.resend_over_budget,
+            frames_skipped: self.frames_skipped - before.frames_skipped,
+            packets_refused: self.packets_refused - before.packets_refused,
+            packets_oversize: self.packets_oversize - before.packets_oversize,
+            keyframe_requests: self.keyframe_requests - before.keyframe_requests,
+            checks_refused: self.checks_refused - before.checks_refused,
+            datagrams_ignored: self.datagrams_ignored - before.datagrams_ignored,
+        }
+    }
+}
+
 /// What a session needs to know.
 pub struct Config<'a> {
     pub offer: &'a Offer,
@@ -191,12 +211,13 @@ impl Viewer {
         let Some((path, srtp)) = self.connection.open() else { return };
         let legs = &mut self.legs;
         let mut wire = leg::Wire { path, srtp, batch, counters: &mut self.counters };
-        let mut is_keyframe_wanted = false;
+        let (mut is_keyframe_wanted, mut qualities) = (false, Vec::new());
         let read = rtcp::read(&compound, |feedback| match feedback {
             Feedback::Report(report) => {
-                legs.iter_mut()
-                    .filter(|leg| leg.ssrc() == report.ssrc)
-                    .for_each(|leg| leg.reported(&report, source, now));
+                for leg in legs.iter_mut().filter(|leg| leg.ssrc() == report.ssrc) {
+                    leg.reported(&report, source, now);
+                    qualities.extend(leg.quality());
+                }
             }
             Feedback::Nack { ssrc, sequence } => {
                 legs.iter_mut()
@@ -208,6 +229,7 @@ impl Viewer {
             Feedback::SenderReport { .. } => {}
         });
         self.connection.datagrams_ignored += u64::from(read.is_err());
+        qualities.into_iter().for_each(|quality| self.connection.tell(Event::Reported(quality)));
         if is_keyframe_wanted {
             self.counters.keyframe_requests += 1;
             self.connection.tell(Event::KeyframeWanted);

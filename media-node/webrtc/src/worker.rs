@@ -26,7 +26,7 @@ use crate::publisher::{self, Publisher};
 use crate::source::Source;
 use crate::stun::Request;
 use crate::transport::{Cause, Event};
-use crate::viewer::{Config, Viewer};
+use crate::viewer::{self, Config, Viewer};
 use socket::{Net, Received};
 
 /// Batches of datagrams that are read before frames and timers have their turn.
@@ -96,6 +96,18 @@ struct Session {
     ufrag: String,
     /// What it has among the deadlines.
     due: Option<Instant>,
+    /// What of its counters was told.
+    told: viewer::Counters,
+}
+
+impl Session {
+    /// What was counted of a viewer and is not told yet.
+    fn take_counted(&mut self) -> Option<Event> {
+        let Role::Viewer { viewer, .. } = &self.role else { return None };
+        let counters = viewer.counters();
+        let counted = counters.since(&std::mem::replace(&mut self.told, counters));
+        (counted != viewer::Counters::default()).then_some(Event::Counted(counted))
+    }
 }
 
 enum Role {
@@ -320,7 +332,7 @@ impl Worker {
             Awaited::Viewer(session) => self.viewer(&session, now),
             Awaited::Publisher(session) => self.publisher(session, now),
         };
-        self.sessions.insert(id, Session { role, ufrag, due: None });
+        self.sessions.insert(id, Session { role, ufrag, due: None, told: viewer::Counters::default() });
         self.deliver(id, path, datagram, now);
     }
 
@@ -371,6 +383,9 @@ impl Worker {
                 }
                 Role::Publisher { publisher, .. } => publisher.handle_timeout(&mut self.batch, now),
             }
+            if let Some(counted) = session.take_counted() {
+                (self.shared.notify)(id, counted);
+            }
             self.events(id);
         }
     }
@@ -389,7 +404,7 @@ impl Worker {
                     self.shared.opened(&session.ufrag, self.index);
                 }
                 Event::Closed(_) => self.forget(id),
-                Event::KeyframeWanted => {}
+                Event::KeyframeWanted | Event::Reported(_) | Event::Counted(_) => {}
             }
             (self.shared.notify)(id, event);
         }
@@ -403,7 +418,11 @@ impl Worker {
     }
 
     fn forget(&mut self, id: SessionId) {
-        let Some(Session { role, ufrag, due }) = self.sessions.remove(&id) else { return };
+        let Some(mut session) = self.sessions.remove(&id) else { return };
+        if let Some(counted) = session.take_counted() {
+            (self.shared.notify)(id, counted);
+        }
+        let Session { role, ufrag, due, told: _ } = session;
         due.map(|due| self.deadlines.remove(&(due, id)));
         match role {
             Role::Viewer { viewer: _, stream } => {
