@@ -12,6 +12,7 @@ use crate::{
     config,
     packager::{self, Begin},
     storage::url::{NamedStorage, StorageUrl},
+    webrtc::{addresses::Advertised, ice_server::IceServer},
 };
 
 /// Folder of a node that is told no other.
@@ -64,6 +65,19 @@ pub struct NodeArgs {
     /// Where RTMP over TLS is served; needs --tls-cert and --tls-key
     #[arg(long, env = "TALLYLIGHT_RTMPS_ADDRESS", value_name = "IP:PORT", requires_all = ["tls_cert", "tls_key"])]
     pub rtmps_address: Option<SocketAddr>,
+    /// Where WebRTC is served, over UDP, for all viewers and publishers
+    #[arg(long, env = "TALLYLIGHT_WEBRTC_ADDRESS", value_name = "IP:PORT", default_value = "0.0.0.0:50000")]
+    pub webrtc_address: SocketAddr,
+    /// Under which address WebRTC's peers reach this node, once for each, separated by commas in the variable; by default that of
+    /// --webrtc-address, or all of the machine's
+    #[arg(long, env = "TALLYLIGHT_WEBRTC_ADVERTISE", value_name = "IP[:PORT]", value_delimiter = ',')]
+    pub webrtc_advertise: Vec<Advertised>,
+    /// Threads that serve WebRTC; as many as there are cores by default, 0 turns it off
+    #[arg(long, env = "TALLYLIGHT_WEBRTC_WORKERS", value_name = "THREADS", value_parser = clap::value_parser!(u8).range(0..=64))]
+    pub webrtc_workers: Option<u8>,
+    /// STUN or TURN server that clients are told of, such as stun:stun.example.net; once for each, separated by commas in the variable
+    #[arg(long, env = "TALLYLIGHT_WEBRTC_ICE_SERVER", value_name = "URL", value_delimiter = ',')]
+    pub webrtc_ice_server: Vec<IceServer>,
     /// PEM file with the certificate and its chain
     #[arg(long, env = "TALLYLIGHT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,

@@ -22,6 +22,8 @@ struct Shared {
     streams: Mutex<HashMap<Name, Arc<Stream>>>,
     viewers: AtomicUsize,
     publishers: AtomicUsize,
+    /// A stream has got a publisher.
+    arrival: Notify,
 }
 
 /// A stream's address: application and id.
@@ -45,6 +47,8 @@ pub struct Stream {
     viewers: AtomicUsize,
     /// A viewer has left.
     left: Notify,
+    /// A viewer cannot decode before a keyframe.
+    keyframe_wanted: Notify,
 }
 
 /// A publisher's place in the hub; given back when it is dropped, and then its readers see the end.
@@ -77,6 +81,7 @@ impl Hub {
             Entry::Vacant(entry) => entry.insert(Arc::clone(&stream)),
         };
         self.0.publishers.fetch_add(1, Ordering::Relaxed);
+        self.0.arrival.notify_waiters();
         Some(Place { hub: self.clone(), name, stream, handed_over: false })
     }
 
@@ -106,6 +111,11 @@ impl Hub {
     #[must_use]
     pub fn has(&self, name: &Name) -> bool {
         self.streams().contains_key(name)
+    }
+
+    /// Is notified when a stream gets a publisher here.
+    pub(crate) fn arrival(&self) -> &Notify {
+        &self.0.arrival
     }
 
     /// Viewers on this node.
@@ -185,6 +195,7 @@ impl Stream {
             discontinuities: AtomicU64::new(0),
             viewers: AtomicUsize::new(0),
             left: Notify::new(),
+            keyframe_wanted: Notify::new(),
         }
     }
 
@@ -228,6 +239,18 @@ impl Stream {
     /// Is notified when a viewer leaves. One waits.
     pub(crate) fn left(&self) -> &Notify {
         &self.left
+    }
+
+    /// Says that a viewer cannot decode before a keyframe. Publishers that can be asked for one are; all others send theirs in time.
+    pub(crate) fn want_keyframe(&self) {
+        self.keyframe_wanted.notify_one();
+    }
+
+    /// Is notified when a keyframe is wanted, once for all who want one since it was last waited for. One waits: the publisher's
+    /// side, which decides how often it asks.
+    #[must_use]
+    pub fn keyframe_wanted(&self) -> &Notify {
+        &self.keyframe_wanted
     }
 
     /// Is notified of each packet and of the end.

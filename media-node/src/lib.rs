@@ -31,4 +31,5 @@ pub mod storage;
 mod stream_key;
 pub mod telemetry;
 mod tls;
+pub mod webrtc;
 mod yaml;

@@ -65,6 +65,7 @@ pub enum Protocol {
     Rtmp,
     Rtmps,
     Hls,
+    WebRtc,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -210,7 +211,7 @@ impl Metrics {
         );
         r.register("sessions_open", "Sessions on air", self.sessions_open.clone());
         r.register("publishers", "Connections that publish", self.publishers.clone());
-        r.register("viewers", "Connections that play, and players over HLS", self.viewers.clone());
+        r.register("viewers", "Connections that play, and players over HLS and WebRTC", self.viewers.clone());
         r.register("connections", "Connections by what they are at", self.connections.clone());
         r.register("connections_accepted", "Connections that were accepted", self.connections_accepted.clone());
         r.register("refusals", "Publishers, players and connections that were refused or cut", self.refusals.clone());
@@ -270,7 +271,7 @@ impl Metrics {
     /// Bytes sent to viewers so far.
     #[must_use]
     pub fn bytes_out(&self) -> u64 {
-        [Protocol::Rtmp, Protocol::Rtmps, Protocol::Hls]
+        [Protocol::Rtmp, Protocol::Rtmps, Protocol::Hls, Protocol::WebRtc]
             .map(|protocol| self.bytes(protocol, Direction::Out).get())
             .iter()
             .sum()

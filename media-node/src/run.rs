@@ -31,6 +31,7 @@ use crate::{
     relay, rest_forward,
     server::{self, Node, Sockets},
     storage::Storages,
+    webrtc::{self, WebRtc},
 };
 
 /// Field manager of this node's writes.
@@ -65,6 +66,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
+    let at = webrtc::Place { node: &args.node_name, metrics: &metrics, shutdown: &shutdown, tasks: &connections };
+    let webrtc = WebRtc::start(&args.node, &at, &mut registry)?;
+    addresses.webrtc = webrtc.as_ref().map(WebRtc::address);
     let readiness = Readiness::default();
     let Sockets { http, users, media } = sockets;
     let apps = Apps::default();
@@ -85,6 +89,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         _held = started => {}
         () = stop.cancelled() => {
             end.cancel();
+            webrtc::stop(webrtc).await;
             return Ok(());
         }
     }
@@ -92,6 +97,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let identity = recording::Identity { namespace, node: args.node_name.clone() };
     let place = place(&client, &store, &identity, &storages);
     let mut node = Node::new(apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
+    node.webrtc.clone_from(&webrtc);
     match relay {
         Some(relay) => relay.serve(&mut node, place, relay_metrics, &connections),
         None => relay::serve_alone(&mut node, place, relay_metrics, &connections),
@@ -115,6 +121,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     readiness.set(false);
     drain(&claims, &draining, args.node.reconnect_window(), deadline).await;
     stop_media(&shutdown, &connections, &claims, deadline).await;
+    webrtc::stop(webrtc).await;
     recorder.drain(deadline).await;
     end.cancel();
     background.close();

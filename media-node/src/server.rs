@@ -29,6 +29,7 @@ use crate::{
     recording::Recorder,
     relay::{Others, Relays},
     tls::Certificate,
+    webrtc::WebRtc,
 };
 
 /// What every connection of a node shares.
@@ -47,6 +48,8 @@ pub struct Node<S> {
     pub relays: Option<Relays<S>>,
     /// Recordings on the disks of other nodes; none without a relay.
     pub others: Option<Others>,
+    /// None where it is turned off.
+    pub webrtc: Option<WebRtc>,
     pub publisher_timeout: Duration,
     /// Cancelled when the node takes no more publishers; its viewers stay.
     pub draining: CancellationToken,
@@ -82,6 +85,7 @@ impl<S: Store> Node<S> {
             recorder: None,
             relays: None,
             others: None,
+            webrtc: None,
             publisher_timeout,
             draining,
             shutdown,
@@ -126,6 +130,9 @@ pub struct Addresses {
     pub rtmps: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay: Option<SocketAddr>,
+    /// Over UDP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webrtc: Option<SocketAddr>,
 }
 
 impl Addresses {
@@ -167,7 +174,7 @@ impl Sockets {
         let public_http = self.users.plain.as_ref().map(TcpListener::local_addr).transpose()?;
         let public_https = self.users.tls.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
         let (http, rtmp) = (self.http.local_addr()?, self.media.rtmp.local_addr()?);
-        Ok(Addresses { http, public_http, public_https, rtmp, rtmps, relay: None })
+        Ok(Addresses { http, public_http, public_https, rtmp, rtmps, relay: None, webrtc: None })
     }
 }
 

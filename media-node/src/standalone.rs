@@ -24,6 +24,7 @@ use crate::{
     run::{stop_media, stop_signal},
     server::{self, Node, Sockets, UserSockets},
     storage::Storages,
+    webrtc::{self, WebRtc},
 };
 
 pub(crate) mod announce;
@@ -54,7 +55,7 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     listener::raise_file_limit();
     let data_dir = DataDir::open(&args.node.data_dir)?;
     let sockets = Sockets::bind(&args.node)?;
-    let addresses = sockets.addresses()?;
+    let mut addresses = sockets.addresses()?;
     let mut registry = Registry::with_prefix("tallylight");
     let metrics = Metrics::new(&mut registry);
     let relay_metrics = relay::Metrics::new(&mut registry);
@@ -76,7 +77,11 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
 
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
+    let at = webrtc::Place { node: NODE, metrics: &metrics, shutdown: &shutdown, tasks: &connections };
+    let webrtc = WebRtc::start(&args.node, &at, &mut registry)?;
+    addresses.webrtc = webrtc.as_ref().map(WebRtc::address);
     let mut node = Node::new(apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
+    node.webrtc.clone_from(&webrtc);
     let identity = recording::Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
     let recorder =
         Recorder::serve(&mut node, store.clone(), identity, &storages, RecordingMetrics::new(&mut registry)).await;
@@ -117,6 +122,7 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     info!("shutting down");
     readiness.set(false);
     stop_media(&shutdown, &connections, &claims, deadline).await;
+    webrtc::stop(webrtc).await;
     recorder.drain(deadline).await;
     // what a receiver does not take now is delivered at the next start
     let _delivered = tokio::time::timeout(LAST_DELIVERIES, follow::delivered(&store)).await;

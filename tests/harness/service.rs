@@ -65,6 +65,7 @@ impl Launch {
             &format!("--node-name={name}"),
             &format!("--data-dir={}", folder.join(name).display()),
             "--rtmp-address=127.0.0.1:0",
+            "--webrtc-address=127.0.0.1:0",
             "--http-address=127.0.0.1:0",
             "--log-format=text",
         ])
@@ -77,6 +78,7 @@ impl Launch {
             "standalone",
             &format!("--data-dir={}", folder.join("data").display()),
             "--rtmp-address=127.0.0.1:0",
+            "--webrtc-address=127.0.0.1:0",
             "--http-address=127.0.0.1:0",
             "--log-format=text",
         ])

@@ -13,6 +13,7 @@ use tallylight_crds::StreamId;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info};
 
+use super::Streams;
 use crate::{
     connection::{Closed, Connection},
     hub::{Name, Viewer},
@@ -75,15 +76,7 @@ async fn find<S: Store>(request: &Request, node: &Node<S>) -> Result<Viewer, Ref
     }
     let id = StreamId::parse(&request.id).map_err(|_invalid| RefusalReason::UnknownStream)?;
     let name = Name { app: request.app.clone(), id };
-    let flowing = node.relays.as_ref().and_then(|relays| relays.flowing(&name));
-    if let Some(viewer) = flowing.or_else(|| node.hub.view(&name)) {
-        return Ok(viewer);
-    }
-    let relays = node.relays.as_ref().ok_or(RefusalReason::NotLive)?;
-    tokio::select! {
-        viewer = relays.view(&name) => viewer,
-        () = node.shutdown.cancelled() => Err(RefusalReason::ShuttingDown),
-    }
+    Streams::of(node).view(&name).await
 }
 
 /// Why a play is over while its connection is not.

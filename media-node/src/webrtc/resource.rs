@@ -1,0 +1,121 @@
+//! The address of a session, `/{app}/whep|whip/{streamID}/{node}/{session}`: by it a client ends the session (DELETE), and tells of
+//! its own addresses or begins its connection anew (PATCH).
+
+use axum::{
+    Router,
+    extract::{Path, Request, State},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{ETAG, IF_MATCH},
+    },
+    response::{IntoResponse, Response},
+    routing::delete,
+};
+use serde::Deserialize;
+use tallylight_crds::StreamId;
+
+use super::{
+    WebRtc,
+    sessions::{Found, Kind, Token},
+    signalling::{self, Problem, SDP_FRAGMENT},
+};
+use crate::hub::Name;
+
+/// What is in the path.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Resource {
+    app: String,
+    id: String,
+    node: String,
+    session: String,
+}
+
+/// The routes of sessions of a kind.
+pub(crate) fn routes(webrtc: WebRtc, kind: Kind) -> Router {
+    let path = format!("/{{app}}/{}/{{id}}/{{node}}/{{session}}", kind.path());
+    let methods = delete(end).patch(change).options(preflight);
+    Router::new().route(&path, methods).with_state(Resources { webrtc, kind })
+}
+
+#[derive(Clone)]
+struct Resources {
+    webrtc: WebRtc,
+    kind: Kind,
+}
+
+impl Resources {
+    fn find(&self, resource: &Resource) -> Result<Found, Problem> {
+        const GONE: Problem = Problem::NotFound("there is no such session, or no longer");
+        let id = StreamId::parse(&resource.id).map_err(|_invalid| GONE)?;
+        let name = Name { app: resource.app.clone(), id };
+        self.webrtc.sessions().find(self.kind, &name, &Token::of(&resource.session)).ok_or(GONE)
+    }
+
+    fn counted(&self, answer: Result<Response, Problem>) -> Response {
+        answer.unwrap_or_else(|problem| {
+            self.webrtc.metrics().refused(problem.label());
+            problem.into_response()
+        })
+    }
+}
+
+async fn preflight() -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    response.headers_mut().insert("accept-patch", HeaderValue::from_static(SDP_FRAGMENT));
+    response
+}
+
+async fn end(State(resources): State<Resources>, Path(resource): Path<Resource>, request: Request) -> Response {
+    if resource.node != resources.webrtc.node() {
+        return elsewhere(&resource, request).await;
+    }
+    let answer = resources.find(&resource).map(|session| {
+        resources.webrtc.pool().end(&session.ufrag);
+        StatusCode::OK.into_response()
+    });
+    resources.counted(answer)
+}
+
+async fn change(State(resources): State<Resources>, Path(resource): Path<Resource>, request: Request) -> Response {
+    if resource.node != resources.webrtc.node() {
+        return elsewhere(&resource, request).await;
+    }
+    let answer = changed(&resources, &resource, request).await;
+    resources.counted(answer)
+}
+
+async fn changed(resources: &Resources, resource: &Resource, request: Request) -> Result<Response, Problem> {
+    let session = resources.find(resource)?;
+    let (head, body) = request.into_parts();
+    let _fragment = signalling::text(SDP_FRAGMENT, &head.headers, body).await?;
+    let tag = signalling::tag(&session.ufrag);
+    match wanted(&head.headers) {
+        // a client's addresses are not needed: it checks ours, and is answered where it comes from
+        Wanted::Addresses(named) if named.as_deref().is_none_or(|named| named == tag) => {
+            Ok((StatusCode::NO_CONTENT, [(ETAG, tag)]).into_response())
+        }
+        Wanted::Addresses(_) => Err(Problem::Outdated),
+        Wanted::Restart => Err(Problem::NotDone("this node does not restart ICE: offer anew")),
+    }
+}
+
+/// What a PATCH is for, as RFC 9725 §4.3 tells them apart.
+enum Wanted {
+    /// It tells of the client's addresses, in the ICE session with this tag.
+    Addresses(Option<String>),
+    Restart,
+}
+
+fn wanted(headers: &HeaderMap) -> Wanted {
+    match headers.get(IF_MATCH).and_then(|value| value.to_str().ok()) {
+        Some("*") => Wanted::Restart,
+        named => Wanted::Addresses(named.map(str::to_owned)),
+    }
+}
+
+/// Answers for a session of another node.
+async fn elsewhere(resource: &Resource, request: Request) -> Response {
+    drop(request);
+    let _node = &resource.node;
+    Problem::NotFound("the session is on another node").into_response()
+}
