@@ -68,7 +68,7 @@ pub(crate) fn webrtc_datagrams(mut input: &[u8]) {
     let config =
         Config { offer: &offer, legs: &legs, credentials: &credentials, cname: "stream".into(), identity, seed: 0 };
     let (mut viewer, mut directory) = (Viewer::new(&config, now), Directory::new(Limits::default()));
-    let source = Source::new(&TRACKS[1..], Wallclock { at: now, since_epoch: Duration::ZERO });
+    let source = Source::new(&[TRACKS[1].into()], Wallclock { at: now, since_epoch: Duration::ZERO });
     let mut batch = Batch::new(Count::default());
     directory.add(credentials.ufrag.clone(), ()).expect("it is the first");
     let mut is_known = false;
@@ -93,7 +93,7 @@ pub(crate) fn webrtc_datagrams(mut input: &[u8]) {
                     is_known = true;
                 }
                 Event::Connected => unreachable!("it has not the certificate"),
-                Event::KeyframeWanted | Event::Reported(_) | Event::Counted(_) | Event::Closed(_) => {}
+                Event::KeyframeWanted(_) | Event::Reported(_) | Event::Counted(_) | Event::Closed(_) => {}
             }
         }
         assert!(is_known || batch.sink_mut().0 == 0, "who has not proved itself is not answered");

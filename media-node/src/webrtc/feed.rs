@@ -15,6 +15,7 @@ use media_webrtc::{
     clock::Wallclock,
     pool::{Pool, StreamId},
     sdp::Codec,
+    source::Layer,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -287,7 +288,7 @@ impl Feeding<'_> {
             Phase::Open(offering) => {
                 if let Some(track) = offering.track(codec) {
                     self.frames += 1;
-                    self.feeds.0.pool.push(offering.stream, track, &frame);
+                    self.feeds.0.pool.push(offering.stream, Layer::only(track), &frame);
                 } else {
                     // what the stream is made of has changed: it begins anew with this frame
                     self.close();
@@ -343,7 +344,8 @@ impl Feeding<'_> {
         let stream = StreamId(last.fetch_add(1, Ordering::Relaxed) + 1);
         let now = std::time::Instant::now();
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        pool.open(stream, &codecs, Wallclock { at: now, since_epoch });
+        let tracks: Vec<_> = codecs.iter().copied().map(Into::into).collect();
+        pool.open(stream, &tracks, Wallclock { at: now, since_epoch });
         let name = &self.feed.name;
         let codec = |codec: &Codec| codec.to_string();
         info!(app = name.app, stream = %name.id, codecs = ?codecs.iter().map(codec).collect::<Vec<_>>(), "webrtc.stream.started");

@@ -151,7 +151,7 @@ impl Sessions {
     pub(super) fn take(&self, id: SessionId, event: Event) {
         match event {
             Event::Connected => self.connected(id),
-            Event::KeyframeWanted => {
+            Event::KeyframeWanted(_) => {
                 let session = self.session(id);
                 if let Some(Role::Viewer(seat)) = session.as_deref().map(|session| &session.role) {
                     seat.stream().want_keyframe();

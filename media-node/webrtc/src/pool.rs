@@ -21,7 +21,8 @@ use crate::history::Frame;
 use crate::ice::Credentials;
 use crate::path::Path;
 use crate::publisher::Received;
-use crate::sdp::{Codec, Leg, Offer};
+use crate::sdp::{Leg, Offer};
+use crate::source::{Layer, Track};
 use crate::transport::{Cause, ESTABLISH, Event};
 use crate::worker::{self, Worker};
 
@@ -139,15 +140,15 @@ impl Pool {
         self.address
     }
 
-    /// Makes a stream known, with the codecs of its tracks.
-    pub fn open(&self, stream: StreamId, codecs: &[Codec], clock: Wallclock) {
-        self.shared.tell_all(|| Command::Open { stream, codecs: codecs.to_vec(), clock });
+    /// Makes a stream known, with its tracks.
+    pub fn open(&self, stream: StreamId, tracks: &[Track], clock: Wallclock) {
+        self.shared.tell_all(|| Command::Open { stream, tracks: tracks.to_vec(), clock });
     }
 
     /// Gives all workers a frame of a stream; none of them is waited for.
-    pub fn push(&self, stream: StreamId, track: usize, frame: &Arc<Frame>) {
+    pub fn push(&self, stream: StreamId, layer: Layer, frame: &Arc<Frame>) {
         for door in &self.shared.doors {
-            if !door.offer(Command::Frame { stream, track, frame: frame.clone() }) {
+            if !door.offer(Command::Frame { stream, layer, frame: frame.clone() }) {
                 door.lagged.store(true, Ordering::Relaxed);
                 self.shared.counters.frames_dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -242,12 +243,12 @@ fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
 pub(crate) enum Command {
     Open {
         stream: StreamId,
-        codecs: Vec<Codec>,
+        tracks: Vec<Track>,
         clock: Wallclock,
     },
     Frame {
         stream: StreamId,
-        track: usize,
+        layer: Layer,
         frame: Arc<Frame>,
     },
     Close {

@@ -7,64 +7,106 @@ use crate::clock::Wallclock;
 use crate::history::{Frame, History, Position};
 use crate::sdp::{Codec, MediaKind};
 
-/// The tracks of a stream, in the order in which [`crate::sdp::Offer::choose`] was given them.
+/// A track of a stream, of which its publisher may send several encodings at once (simulcast). A viewer is sent one of them at a
+/// time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Track {
+    pub codec: Codec,
+    /// How many encodings there are, in any order: which is better is seen by their rates. At least one.
+    pub layers: usize,
+}
+
+impl From<Codec> for Track {
+    fn from(codec: Codec) -> Self {
+        Self { codec, layers: 1 }
+    }
+}
+
+/// One encoding of one track.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Layer {
+    pub track: usize,
+    pub layer: usize,
+}
+
+impl Layer {
+    /// The one encoding of a track that has no others.
+    #[must_use]
+    pub fn only(track: usize) -> Self {
+        Self { track, layer: 0 }
+    }
+}
+
+/// The tracks of a stream, in the order in which [`crate::sdp::Offer::choose`] was given their codecs.
 #[derive(Debug)]
 pub struct Source {
     pub(crate) clock: Wallclock,
     /// When media time was what; the first frame says so for all tracks, so that all are reported alike.
     anchor: Option<(Instant, Duration)>,
-    tracks: Vec<Track>,
+    tracks: Vec<Vec<Encoding>>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Track {
+pub(crate) struct Encoding {
     pub(crate) codec: Codec,
     pub(crate) history: History,
     last: Option<(u32, Duration)>,
 }
 
-/// A frame's place in its track's history.
+/// A frame's place in its encoding's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pushed {
-    pub(crate) track: usize,
+    pub(crate) layer: Layer,
     pub(crate) positions: Range<Position>,
     pub(crate) is_keyframe: bool,
 }
 
 impl Source {
     #[must_use]
-    pub fn new(codecs: &[Codec], clock: Wallclock) -> Self {
-        let track = |codec: &Codec| Track { codec: *codec, history: History::default(), last: None };
-        Self { clock, anchor: None, tracks: codecs.iter().map(track).collect() }
+    pub fn new(tracks: &[Track], clock: Wallclock) -> Self {
+        let encoding = |codec| Encoding { codec, history: History::default(), last: None };
+        let track = |track: &Track| (0..track.layers.max(1)).map(|_| encoding(track.codec)).collect();
+        Self { clock, anchor: None, tracks: tracks.iter().map(track).collect() }
     }
 
-    /// Takes a frame; the caller then has each [`crate::viewer::Viewer`] send it. `None` if there is no such track.
-    pub fn push(&mut self, track: usize, frame: &Frame, now: Instant) -> Option<Pushed> {
-        let entry = self.tracks.get_mut(track)?;
+    /// Takes a frame; the caller then has each [`crate::viewer::Viewer`] send it. `None` if there is no such encoding.
+    pub fn push(&mut self, layer: Layer, frame: &Frame, now: Instant) -> Option<Pushed> {
+        let entry = self.tracks.get_mut(layer.track)?.get_mut(layer.layer)?;
         self.anchor.get_or_insert((now, frame.time));
         entry.last = Some((frame.timestamp, frame.time));
         let positions = entry.history.push(frame, now);
-        Some(Pushed { track, positions, is_keyframe: frame.is_keyframe || entry.codec.kind() == MediaKind::Audio })
+        Some(Pushed { layer, positions, is_keyframe: frame.is_keyframe || entry.codec.kind() == MediaKind::Audio })
     }
 
     /// Frames are missing here: what is kept of the current group is of no use to a viewer that joins.
     pub fn interrupt(&mut self) {
-        self.tracks.iter_mut().for_each(|track| track.history.interrupt());
+        self.tracks.iter_mut().flatten().for_each(|encoding| encoding.history.interrupt());
     }
 
-    pub(crate) fn track(&self, track: usize) -> Option<&Track> {
-        self.tracks.get(track)
+    pub(crate) fn encoding(&self, layer: Layer) -> Option<&Encoding> {
+        self.tracks.get(layer.track)?.get(layer.layer)
     }
 
-    /// The RTP time of a track at an instant, as its media will have it then.
-    pub(crate) fn rtp_time(&self, track: usize, now: Instant) -> Option<u32> {
-        let entry = self.tracks.get(track)?;
+    /// The RTP time of an encoding at an instant, as its media will have it then.
+    pub(crate) fn rtp_time(&self, layer: Layer, now: Instant) -> Option<u32> {
+        let entry = self.encoding(layer)?;
         let ((began, time), (timestamp, last)) = (self.anchor?, entry.last?);
         let media_now = time + now.saturating_duration_since(began);
         let clock = entry.codec.clock();
         let ahead = ticks(media_now.saturating_sub(last), clock);
         let behind = ticks(last.saturating_sub(media_now), clock);
         Some(timestamp.wrapping_add(ahead).wrapping_sub(behind))
+    }
+}
+
+impl Source {
+    /// What is to be added to the times of one encoding so that they are those of another of the same track, of the same instants.
+    pub(crate) fn apart(&self, other: Layer, one: Layer) -> Option<u32> {
+        let (of_other, of_one) = (self.encoding(other)?.last?, self.encoding(one)?.last?);
+        let clock = self.encoding(one)?.codec.clock();
+        let later = ticks(of_one.1.saturating_sub(of_other.1), clock);
+        let earlier = ticks(of_other.1.saturating_sub(of_one.1), clock);
+        Some(of_other.0.wrapping_add(later).wrapping_sub(earlier).wrapping_sub(of_one.0))
     }
 }
 

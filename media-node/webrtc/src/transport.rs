@@ -11,6 +11,7 @@ use crate::dtls::{self, Association, Identity, Progress};
 use crate::ice::{Agent, Credentials};
 use crate::path::Path;
 use crate::sdp::Offer;
+use crate::source::Layer;
 use crate::srtp;
 use crate::viewer::{Counters, Quality};
 
@@ -38,8 +39,8 @@ pub enum Event {
     /// The peer has proved to be at this path: its other datagrams come from there too.
     Path(Path),
     Connected,
-    /// The viewer cannot decode before a keyframe.
-    KeyframeWanted,
+    /// The viewer cannot decode before a keyframe of this encoding.
+    KeyframeWanted(Layer),
     /// What a viewer says of a track, about once a second.
     Reported(Quality),
     /// What was counted of a viewer since this was told before: at least with each sender report, and before the end. The driver makes

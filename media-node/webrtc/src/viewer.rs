@@ -5,6 +5,7 @@
 //! driver's [`Batch`].
 
 mod leg;
+mod picture;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,7 +127,7 @@ impl Viewer {
     /// Sends a frame that the source was given.
     pub fn send<S: Sink>(&mut self, pushed: &Pushed, source: &Source, batch: &mut Batch<S>, now: Instant) {
         let Some((path, srtp)) = self.connection.open() else { return };
-        let Some(leg) = self.legs.iter_mut().find(|leg| leg.track() == pushed.track) else { return };
+        let Some(leg) = self.legs.iter_mut().find(|leg| leg.track() == pushed.layer.track) else { return };
         leg.send(pushed, source, &mut leg::Wire { path, srtp, batch, counters: &mut self.counters });
         batch.flush();
         let refused = batch.take_refused();
@@ -190,19 +191,20 @@ impl Viewer {
         self.next_report = Some(now + REPORT_INTERVAL);
         let Some((path, srtp)) = self.connection.open() else { return };
         let mut wire = leg::Wire { path, srtp, batch, counters: &mut self.counters };
-        let mut is_keyframe_wanted = false;
+        let mut waiting = Vec::new();
         for leg in &mut self.legs {
-            is_keyframe_wanted |= leg.join(source, &mut wire) == leg::Joined::Waits;
+            if leg.join(source, &mut wire) == leg::Joined::Waits {
+                waiting.extend(leg.wanted());
+            }
         }
         batch.flush();
         let refused = batch.take_refused();
         self.counters.packets_refused += refused;
         if refused > 0 {
             self.legs.iter_mut().for_each(Leg::pause);
+            waiting = self.legs.iter().filter_map(Leg::wanted).collect();
         }
-        if is_keyframe_wanted || refused > 0 {
-            self.connection.tell(Event::KeyframeWanted);
-        }
+        waiting.into_iter().for_each(|layer| self.connection.tell(Event::KeyframeWanted(layer)));
         self.report_first(source, batch, now);
     }
 
@@ -211,7 +213,7 @@ impl Viewer {
         let Some((path, srtp)) = self.connection.open() else { return };
         let legs = &mut self.legs;
         let mut wire = leg::Wire { path, srtp, batch, counters: &mut self.counters };
-        let (mut is_keyframe_wanted, mut qualities) = (false, Vec::new());
+        let (mut wanted, mut qualities) = (Vec::new(), Vec::new());
         let read = rtcp::read(&compound, |feedback| match feedback {
             Feedback::Report(report) => {
                 for leg in legs.iter_mut().filter(|leg| leg.ssrc() == report.ssrc) {
@@ -224,16 +226,19 @@ impl Viewer {
                     .filter(|leg| leg.ssrc() == ssrc)
                     .for_each(|leg| leg.resend(sequence, source, &mut wire));
             }
-            Feedback::KeyframeWanted { ssrc } => is_keyframe_wanted |= legs.iter().any(|leg| leg.ssrc() == ssrc),
+            Feedback::KeyframeWanted { ssrc } => {
+                wanted.extend(legs.iter().filter(|leg| leg.ssrc() == ssrc).find_map(Leg::wanted));
+            }
             // it has nothing to send
             Feedback::SenderReport { .. } => {}
         });
         self.connection.datagrams_ignored += u64::from(read.is_err());
         qualities.into_iter().for_each(|quality| self.connection.tell(Event::Reported(quality)));
-        if is_keyframe_wanted {
-            self.counters.keyframe_requests += 1;
-            self.connection.tell(Event::KeyframeWanted);
-        }
+        // once each, however often one datagram says it
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.counters.keyframe_requests += u64::from(!wanted.is_empty());
+        wanted.into_iter().for_each(|layer| self.connection.tell(Event::KeyframeWanted(layer)));
         batch.flush();
         // what does not fit here is asked for again
         self.counters.packets_refused += batch.take_refused();

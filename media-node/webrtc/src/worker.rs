@@ -23,7 +23,7 @@ use crate::pool::{
     Awaited, Command, Found, Inbox, Inlet, NewPublisher, NewSession, SessionId, Shared, StreamId, Taken,
 };
 use crate::publisher::{self, Publisher};
-use crate::source::Source;
+use crate::source::{Layer, Source};
 use crate::stun::Request;
 use crate::transport::{Cause, Event};
 use crate::viewer::{self, Config, Viewer};
@@ -202,11 +202,11 @@ impl Worker {
         for _ in 0..COMMANDS_A_TURN {
             let Ok(command) = self.inbox.commands.try_recv() else { return Turn::Continues };
             match command {
-                Command::Open { stream, codecs, clock } => {
-                    let source = Source::new(&codecs, clock);
+                Command::Open { stream, tracks, clock } => {
+                    let source = Source::new(&tracks, clock);
                     self.streams.entry(stream).or_insert(Stream { source, viewers: Vec::new() });
                 }
-                Command::Frame { stream, track, frame } => self.frame(stream, track, &frame),
+                Command::Frame { stream, layer, frame } => self.frame(stream, layer, &frame),
                 Command::Close { stream } => self.close(stream),
                 Command::End { ufrag } => {
                     if let Some(session) = self.directory.named(&ufrag) {
@@ -240,10 +240,10 @@ impl Worker {
         }
     }
 
-    fn frame(&mut self, stream: StreamId, track: usize, frame: &Frame) {
+    fn frame(&mut self, stream: StreamId, layer: Layer, frame: &Frame) {
         let now = now();
         let Some(Stream { source, viewers }) = self.streams.get_mut(&stream) else { return };
-        let Some(pushed) = source.push(track, frame, now) else { return };
+        let Some(pushed) = source.push(layer, frame, now) else { return };
         for id in viewers {
             if let Some(Session { role: Role::Viewer { viewer, .. }, .. }) = self.sessions.get_mut(id) {
                 viewer.send(&pushed, source, &mut self.batch, now);
@@ -404,7 +404,7 @@ impl Worker {
                     self.shared.opened(&session.ufrag, self.index);
                 }
                 Event::Closed(_) => self.forget(id),
-                Event::KeyframeWanted | Event::Reported(_) | Event::Counted(_) => {}
+                Event::KeyframeWanted(_) | Event::Reported(_) | Event::Counted(_) => {}
             }
             (self.shared.notify)(id, event);
         }

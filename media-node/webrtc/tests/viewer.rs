@@ -8,6 +8,7 @@ mod world;
 use std::time::{Duration, UNIX_EPOCH};
 
 use media_webrtc::dtls;
+use media_webrtc::source::Layer;
 use media_webrtc::transport::{Cause, Event};
 use str0m::media::KeyframeRequestKind;
 use world::{AUDIO, DELAY, Setup, VIDEO, World, bits_of, picture, sound};
@@ -141,13 +142,13 @@ fn a_viewer_that_joins_gets_the_current_group_from_its_keyframe() {
     world.run(Duration::from_secs(2));
 
     assert_eq!(world.payloads(VIDEO), bits_of(&pictures[50..]));
-    assert!(!world.events.contains(&Event::KeyframeWanted), "{:?}", world.events);
+    assert!(!world.events.contains(&Event::KeyframeWanted(Layer::only(VIDEO))), "{:?}", world.events);
 }
 
 #[test]
 fn a_viewer_that_finds_no_keyframe_asks_for_one_and_waits() {
     let mut world = World::connected();
-    assert!(world.events.contains(&Event::KeyframeWanted), "{:?}", world.events);
+    assert!(world.events.contains(&Event::KeyframeWanted(Layer::only(VIDEO))), "{:?}", world.events);
     world.push(VIDEO, &picture(0, false));
     world.push(VIDEO, &picture(1, true));
     world.push(VIDEO, &picture(2, false));
@@ -185,7 +186,7 @@ fn a_viewers_request_for_a_keyframe_is_passed_on() {
     let mut api = world.peer.direct_api();
     api.stream_rx_by_mid(video, None).unwrap().request_keyframe(KeyframeRequestKind::Pli);
     world.run(Duration::from_millis(500));
-    assert!(world.events.contains(&Event::KeyframeWanted), "{:?}", world.events);
+    assert!(world.events.contains(&Event::KeyframeWanted(Layer::only(VIDEO))), "{:?}", world.events);
     assert_eq!(world.viewer.counters().keyframe_requests, 1);
 }
 
@@ -290,7 +291,7 @@ fn garbage_and_replays_end_nothing() {
     let mut world = World::connected();
     let path = world.events.iter().find_map(|event| match event {
         Event::Path(path) => Some(*path),
-        Event::Connected | Event::KeyframeWanted | Event::Reported(_) | Event::Counted(_) | Event::Closed(_) => None,
+        Event::Connected | Event::KeyframeWanted(_) | Event::Reported(_) | Event::Counted(_) | Event::Closed(_) => None,
     });
     let path = path.unwrap();
     for first in 0..=255_u8 {

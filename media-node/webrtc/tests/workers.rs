@@ -16,6 +16,7 @@ use media_webrtc::ice::Credentials;
 use media_webrtc::path::Transport;
 use media_webrtc::pool::{NewSession, Options, Pool, SessionId, StreamId};
 use media_webrtc::sdp::{Answer, Candidate, Codec, Direction, H264Profile, Offer};
+use media_webrtc::source::Layer;
 use media_webrtc::transport::{Cause, ESTABLISH, Event};
 use ring::hmac;
 use str0m::change::SdpAnswer;
@@ -52,7 +53,7 @@ impl Server {
         let pool = Pool::start(&options, identity.clone(), notify).unwrap();
         #[expect(clippy::disallowed_methods, reason = "as above")]
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        pool.open(STREAM, &[VIDEO], Wallclock { at: now(), since_epoch });
+        pool.open(STREAM, &[VIDEO.into()], Wallclock { at: now(), since_epoch });
         Self { pool, identity, told }
     }
 
@@ -198,7 +199,7 @@ fn viewers_of_all_workers_receive_the_stream() {
     for number in 0..20 {
         let frame = frame(number);
         expected.extend(frame.packets.iter().map(|packet| packet.bytes.to_vec()));
-        server.pool.push(STREAM, 0, &frame);
+        server.pool.push(STREAM, Layer::only(0), &frame);
         // one at a time, which is what the sockets of the viewers hold
         until("all have the frame", || {
             viewers.iter_mut().for_each(|viewer| viewer.step(address));
@@ -285,7 +286,7 @@ fn a_peer_over_ipv6_or_mapped_ipv4_is_told_its_own_address() {
     let identity = Arc::new(Identity::generate().unwrap());
     let options = Options { address: "[::]:0".parse().unwrap(), workers: 1, limits: Limits::default() };
     let pool = Pool::start(&options, identity, Box::new(|_, _| {})).unwrap();
-    pool.open(STREAM, &[VIDEO], Wallclock { at: now(), since_epoch: Duration::ZERO });
+    pool.open(STREAM, &[VIDEO.into()], Wallclock { at: now(), since_epoch: Duration::ZERO });
     let offer = Offer::parse(OFFER).unwrap();
     let session = NewSession {
         id: SessionId(1),

@@ -7,10 +7,11 @@ use crate::batch::{Batch, Sink};
 use crate::history::{Position, Stored};
 use crate::path::Path;
 use crate::rtcp::{Report, SenderReport};
-use crate::sdp::{Leg as Chosen, MediaKind};
-use crate::source::{Pushed, Source};
+use crate::sdp::{Codec, Leg as Chosen, MediaKind};
+use crate::source::{Layer, Pushed, Source};
 use crate::srtp::{self, RTP_HEADER};
 use crate::viewer::Counters;
+use crate::viewer::picture::Picture;
 
 /// An Ethernet frame less the headers of IPv6 and UDP: a larger packet would be fragmented.
 const MAX_DATAGRAM: usize = 1_452;
@@ -55,6 +56,10 @@ pub(super) struct Leg {
     track: usize,
     kind: MediaKind,
     clock: u32,
+    origin: Origin,
+    /// The encoding that it changes to at a keyframe of that.
+    wanted: usize,
+    last: Option<Last>,
     ssrc: u32,
     payload_type: u8,
     /// The next packet's number; its lower 16 bits are sent.
@@ -88,13 +93,31 @@ struct Resend {
 struct Span {
     sequence: u64,
     position: Position,
+    origin: Origin,
 }
 
-/// The header of what is sent.
+/// Which encoding packets are of, and what is added to its numbers so that the viewer's decoder sees one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Origin {
+    layer: usize,
+    timestamp: u32,
+    picture: u16,
+}
+
+/// What the viewer was sent last.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    timestamp: u32,
+    picture: Option<u16>,
+}
+
+/// The header of what is sent, and the number of its picture if its format has one.
 struct Header {
     ssrc: u32,
     payload_type: u8,
     sequence: u64,
+    timestamp: u32,
+    picture: Option<Picture>,
 }
 
 impl Leg {
@@ -105,6 +128,9 @@ impl Leg {
             track: chosen.track,
             kind: format.codec.kind(),
             clock: format.codec.clock(),
+            origin: Origin::default(),
+            wanted: 0,
+            last: None,
             ssrc: chosen.ssrc,
             payload_type: format.payload_type,
             // below the middle, so that a first packet that is lost does not look like a roll-over
@@ -128,6 +154,15 @@ impl Leg {
         self.track
     }
 
+    /// The encoding that it needs a keyframe of, to begin, to go on or to change to it; sound needs none.
+    pub(super) fn wanted(&self) -> Option<Layer> {
+        (self.kind == MediaKind::Video).then_some(Layer { track: self.track, layer: self.wanted })
+    }
+
+    fn current(&self) -> Layer {
+        Layer { track: self.track, layer: self.origin.layer }
+    }
+
     pub(super) fn ssrc(&self) -> u32 {
         self.ssrc
     }
@@ -146,21 +181,28 @@ impl Leg {
         if self.kind == MediaKind::Audio {
             return Joined::Flows;
         }
-        let Some(history) = source.track(self.track).map(|track| &track.history) else { return Joined::Waits };
+        let Some(encoding) = source.encoding(self.current()) else { return Joined::Waits };
+        let history = &encoding.history;
         let Some(group) = history.group().filter(|group| history.bytes_since(group.start) <= MAX_BURST) else {
             return Joined::Waits;
         };
         self.flow = Flow::Flows;
         for position in group {
             if let Some(stored) = history.get(position) {
-                self.put(position, stored, wire);
+                self.put(position, stored, encoding.codec, wire);
             }
         }
         Joined::Flows
     }
 
     pub(super) fn send<S: Sink>(&mut self, pushed: &Pushed, source: &Source, wire: &mut Wire<'_, S>) {
-        let Some(track) = source.track(self.track) else { return };
+        let Some(encoding) = source.encoding(pushed.layer) else { return };
+        if pushed.is_keyframe && pushed.layer.layer == self.wanted && self.wanted != self.origin.layer {
+            self.change(pushed, source);
+        }
+        if pushed.layer != self.current() {
+            return;
+        }
         if pushed.is_keyframe {
             self.flow = Flow::Flows;
         }
@@ -169,10 +211,33 @@ impl Leg {
             return;
         }
         for position in pushed.positions.clone() {
-            if let Some(stored) = track.history.get(position) {
-                self.put(position, stored, wire);
+            if let Some(stored) = encoding.history.get(position) {
+                self.put(position, stored, encoding.codec, wire);
             }
         }
+    }
+
+    /// Goes on with another encoding, of which a keyframe has come: its times and numbers follow on those that were sent.
+    fn change(&mut self, pushed: &Pushed, source: &Source) {
+        let Some(encoding) = source.encoding(pushed.layer) else { return };
+        let Some(first) = encoding.history.get(pushed.positions.start) else { return };
+        let mut origin = Origin { layer: pushed.layer.layer, timestamp: 0, picture: 0 };
+        if let Some(last) = self.last {
+            let of_time =
+                source.apart(self.current(), pushed.layer).map(|apart| self.origin.timestamp.wrapping_add(apart));
+            let is_later = |offset: &u32| {
+                let ahead = first.timestamp.wrapping_add(*offset).wrapping_sub(last.timestamp);
+                // more than half of all times ahead is behind
+                ahead > 0 && ahead < 1 << 31
+            };
+            // encoders' clocks may differ by a frame; a decoder's times must not go back
+            let next = last.timestamp.wrapping_add(self.clock / 1_000).wrapping_sub(first.timestamp);
+            origin.timestamp = of_time.filter(is_later).unwrap_or(next);
+            if let (Some(sent), Some(picture)) = (last.picture, Picture::find(encoding.codec, &first.payload)) {
+                origin.picture = sent.wrapping_add(1).wrapping_sub(picture.number);
+            }
+        }
+        self.origin = origin;
     }
 
     /// Leaves out what comes before the next keyframe.
@@ -180,17 +245,28 @@ impl Leg {
         self.flow = Flow::AwaitsKeyframe;
     }
 
-    fn put<S: Sink>(&mut self, position: Position, stored: &Stored, wire: &mut Wire<'_, S>) {
-        let header = Header { ssrc: self.ssrc, payload_type: self.payload_type, sequence: self.sequence };
+    fn put<S: Sink>(&mut self, position: Position, stored: &Stored, codec: Codec, wire: &mut Wire<'_, S>) {
+        let header = Header {
+            ssrc: self.ssrc,
+            payload_type: self.payload_type,
+            sequence: self.sequence,
+            timestamp: stored.timestamp.wrapping_add(self.origin.timestamp),
+            picture: Picture::find(codec, &stored.payload).map(|picture| picture.plus(self.origin.picture)),
+        };
         if !write(&header, stored, None, wire) {
             return;
         }
-        let runs_on = |span: &Span| self.sequence.wrapping_sub(span.sequence) == position.wrapping_sub(span.position);
+        self.last =
+            Some(Last { timestamp: header.timestamp, picture: header.picture.as_ref().map(|picture| picture.number) });
+        let runs_on = |span: &Span| {
+            self.sequence.wrapping_sub(span.sequence) == position.wrapping_sub(span.position)
+                && span.origin == self.origin
+        };
         if !self.spans.back().is_some_and(runs_on) {
             if self.spans.len() == MAX_SPANS {
                 self.spans.pop_front();
             }
-            self.spans.push_back(Span { sequence: self.sequence, position });
+            self.spans.push_back(Span { sequence: self.sequence, position, origin: self.origin });
         }
         self.sequence += 1;
         self.packets = self.packets.wrapping_add(1);
@@ -202,10 +278,11 @@ impl Leg {
 
     /// Sends a packet again that the viewer misses.
     pub(super) fn resend<S: Sink>(&mut self, number: u16, source: &Source, wire: &mut Wire<'_, S>) {
-        let found = self.find(number).and_then(|(sequence, position)| {
-            source.track(self.track)?.history.get(position).map(|stored| (sequence, stored))
+        let found = self.find(number).and_then(|(sequence, position, origin)| {
+            let encoding = source.encoding(Layer { track: self.track, layer: origin.layer })?;
+            Some((sequence, origin, encoding.codec, encoding.history.get(position)?))
         });
-        let Some((sequence, stored)) = found else {
+        let Some((sequence, origin, codec, stored)) = found else {
             wire.counters.resend_too_old += 1;
             return;
         };
@@ -213,28 +290,33 @@ impl Leg {
             wire.counters.resend_over_budget += 1;
             return;
         };
-        let written = match &mut self.resend {
-            Some(Resend { ssrc, payload_type, sequence: next }) => {
-                let header = Header { ssrc: *ssrc, payload_type: *payload_type, sequence: *next };
-                *next += 1;
-                write(&header, stored, Some(number), wire)
-            }
-            // the same bytes under the same index once more, which is what SRTP allows
-            None => write(&Header { ssrc: self.ssrc, payload_type: self.payload_type, sequence }, stored, None, wire),
+        // without a stream for it, the same bytes under the same index once more, which is what SRTP allows
+        let mut header = Header {
+            ssrc: self.ssrc,
+            payload_type: self.payload_type,
+            sequence,
+            timestamp: stored.timestamp.wrapping_add(origin.timestamp),
+            picture: Picture::find(codec, &stored.payload).map(|picture| picture.plus(origin.picture)),
         };
+        let again = self.resend.as_mut().map(|Resend { ssrc, payload_type, sequence: next }| {
+            (header.ssrc, header.payload_type, header.sequence) = (*ssrc, *payload_type, *next);
+            *next += 1;
+            number
+        });
+        let written = write(&header, stored, again, wire);
         if written {
             self.budget = budget;
             wire.counters.resent += 1;
         }
     }
 
-    /// The full number of a packet that was sent, and its position.
-    fn find(&self, number: u16) -> Option<(u64, Position)> {
+    /// The full number of a packet that was sent, its position, and where.
+    fn find(&self, number: u16) -> Option<(u64, Position, Origin)> {
         // truncation: numbers are sent as 16 bits
         let back = (self.sequence as u16).wrapping_sub(number);
         let sequence = self.sequence.checked_sub(u64::from(back)).filter(|_| back > 0)?;
         let span = self.spans.iter().rev().find(|span| span.sequence <= sequence)?;
-        Some((sequence, span.position + (sequence - span.sequence)))
+        Some((sequence, span.position + (sequence - span.sequence), span.origin))
     }
 
     /// Takes a receiver report to heart (RFC 3550 §6.4.1).
@@ -254,7 +336,8 @@ impl Leg {
 
     /// Appends a sender report, if anything was sent.
     pub(super) fn report(&mut self, source: &Source, now: Instant, cname: &str, out: &mut Vec<u8>) {
-        let Some(rtp) = source.rtp_time(self.track, now).filter(|_| self.packets > 0) else { return };
+        let Some(rtp) = source.rtp_time(self.current(), now).filter(|_| self.packets > 0) else { return };
+        let rtp = rtp.wrapping_add(self.origin.timestamp);
         self.is_reported = true;
         let ntp = source.clock.ntp(now);
         SenderReport { ssrc: self.ssrc, ntp, rtp, packets: self.packets, octets: self.octets }.write(cname, out);
@@ -273,10 +356,14 @@ fn write<S: Sink>(header: &Header, stored: &Stored, again: Option<u16>, wire: &m
     let srtp = &mut *wire.srtp;
     let sealed = wire.batch.push(wire.path, length, |room| {
         let (head, rest) = room.split_at_mut_checked(RTP_HEADER).ok_or(srtp::Error::Short)?;
-        head.copy_from_slice(&header.bytes(stored));
+        head.copy_from_slice(&header.bytes(stored.marker));
         let (number, rest) = rest.split_at_mut_checked(prefix.len()).ok_or(srtp::Error::Short)?;
         number.copy_from_slice(prefix);
-        rest.split_at_mut_checked(stored.payload.len()).ok_or(srtp::Error::Short)?.0.copy_from_slice(&stored.payload);
+        let payload = rest.get_mut(..stored.payload.len()).ok_or(srtp::Error::Short)?;
+        payload.copy_from_slice(&stored.payload);
+        if let Some(picture) = &header.picture {
+            picture.write(payload);
+        }
         srtp.seal_rtp(room, header.sequence)
     });
     // no loss: at most a datagram
@@ -285,11 +372,11 @@ fn write<S: Sink>(header: &Header, stored: &Stored, again: Option<u16>, wire: &m
 }
 
 impl Header {
-    fn bytes(&self, stored: &Stored) -> [u8; RTP_HEADER] {
-        let [a, b, c, d] = stored.timestamp.to_be_bytes();
+    fn bytes(&self, marker: bool) -> [u8; RTP_HEADER] {
+        let [a, b, c, d] = self.timestamp.to_be_bytes();
         let [e, f, g, h] = self.ssrc.to_be_bytes();
         let [.., i, j] = self.sequence.to_be_bytes();
-        [0x80, self.payload_type | (u8::from(stored.marker) << 7), i, j, a, b, c, d, e, f, g, h]
+        [0x80, self.payload_type | (u8::from(marker) << 7), i, j, a, b, c, d, e, f, g, h]
     }
 }
 

@@ -15,7 +15,7 @@ use media_webrtc::history::{Frame, Payload};
 use media_webrtc::ice::Credentials;
 use media_webrtc::path::{Path, Transport};
 use media_webrtc::sdp::{Answer, Candidate, Codec, Direction, H264Profile, Offer};
-use media_webrtc::source::Source;
+use media_webrtc::source::{Layer, Source, Track};
 use media_webrtc::transport::Event;
 use media_webrtc::viewer::{Config, Viewer};
 use str0m::change::SdpAnswer;
@@ -149,7 +149,10 @@ impl World {
         Self {
             now,
             viewer: Viewer::new(&config, now),
-            source: Source::new(&TRACKS, Wallclock { at: now, since_epoch: Duration::from_secs(1_700_000_000) }),
+            source: Source::new(
+                &TRACKS.map(Track::from),
+                Wallclock { at: now, since_epoch: Duration::from_secs(1_700_000_000) },
+            ),
             batch: Batch::new(Wire::default()),
             directory,
             peer,
@@ -177,7 +180,7 @@ impl World {
 
     /// Gives the source a frame and has the viewer send it.
     pub(crate) fn push(&mut self, track: usize, frame: &Frame) {
-        let pushed = self.source.push(track, frame, self.now).unwrap();
+        let pushed = self.source.push(Layer::only(track), frame, self.now).unwrap();
         self.viewer.send(&pushed, &self.source, &mut self.batch, self.now);
     }
 
@@ -217,7 +220,7 @@ impl World {
                 Event::Path(path) => self.directory.learn(&self.ufrag, *path),
                 Event::Connected => self.directory.open(&self.ufrag),
                 Event::Closed(_) => self.directory.remove(&self.ufrag),
-                Event::KeyframeWanted | Event::Reported(_) | Event::Counted(_) => {}
+                Event::KeyframeWanted(_) | Event::Reported(_) | Event::Counted(_) => {}
             }
             self.events.push(event);
         }

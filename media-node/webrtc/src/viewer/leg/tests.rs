@@ -37,7 +37,7 @@ impl Sender {
         let now = crate::clock::for_tests();
         Self {
             leg: Leg::new(&Chosen { section: 0, track: 0, format, ssrc: 1, rtx_ssrc: 2 }, 0x7fff),
-            source: Source::new(&[VIDEO], Wallclock { at: now, since_epoch: Duration::ZERO }),
+            source: Source::new(&[VIDEO.into()], Wallclock { at: now, since_epoch: Duration::ZERO }),
             srtp: srtp::Session::new(Profile::CmSha1, &[7; 60], false, RingProvider::new().crypto()).unwrap(),
             batch: Batch::new(Sealed::default()),
             counters: Counters::default(),
@@ -48,7 +48,7 @@ impl Sender {
     fn push(&mut self, is_keyframe: bool, sizes: &[usize]) {
         let packets = sizes.iter().map(|size| Payload { bytes: vec![3; *size].into(), marker: false }).collect();
         let frame = Frame { timestamp: 9, time: Duration::ZERO, is_keyframe, packets };
-        let pushed = self.source.push(0, &frame, self.now).unwrap();
+        let pushed = self.source.push(Layer::only(0), &frame, self.now).unwrap();
         let Self { leg, source, srtp, batch, counters, .. } = self;
         leg.send(&pushed, source, &mut Wire { path: path(), srtp, batch, counters });
     }
