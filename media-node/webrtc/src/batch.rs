@@ -21,7 +21,7 @@ pub struct Transmit<'a> {
 
 impl<'a> Transmit<'a> {
     /// The datagrams one by one.
-    pub fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> {
+    pub fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         self.contents.chunks(self.segment_size.unwrap_or(self.contents.len()).max(1))
     }
 }

@@ -36,11 +36,14 @@ pub struct Limits {
     pub sessions: usize,
     /// Sessions that are not connected yet. They live 15 s at most, so the default lets about 68 join a second.
     pub half_open: usize,
+    /// TCP connections, of which a quarter may be strangers' for 10 s. At up to 1 MiB each, of which the system has half, the default
+    /// is what 512 MiB hold.
+    pub connections: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sessions: 4_096, half_open: 1_024 }
+        Self { sessions: 4_096, half_open: 1_024, connections: 512 }
     }
 }
 
@@ -122,6 +125,15 @@ impl<K: Copy + Eq> Directory<K> {
             }
         }
         entry.paths.push(path);
+    }
+
+    /// Forgets a session's path that is no more.
+    pub fn unlearn(&mut self, ufrag: &str, path: &Path) {
+        let Some(entry) = self.names.get_mut(ufrag) else { return };
+        entry.paths.retain(|of_entry| of_entry != path);
+        if self.paths.get(path) == Some(&entry.key) {
+            self.paths.remove(path);
+        }
     }
 
     /// Forgets a session and all its paths.

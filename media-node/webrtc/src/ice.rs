@@ -83,6 +83,13 @@ impl Agent {
         Ok(request.success(path.peer, &self.key))
     }
 
+    /// A connection is no more; the next check that comes by another path is followed there.
+    pub(crate) fn lost(&mut self, path: &Path) {
+        if self.path().as_ref() == Some(path) {
+            self.selected = None;
+        }
+    }
+
     /// Where to send.
     pub(crate) fn path(&self) -> Option<Path> {
         self.selected.as_ref().map(|selected| selected.path)

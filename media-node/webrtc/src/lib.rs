@@ -20,6 +20,7 @@ pub mod clock;
 pub mod demux;
 pub mod dtls;
 mod flight;
+mod framing;
 pub mod history;
 pub mod ice;
 pub mod keyframe;

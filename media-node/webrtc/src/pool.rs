@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -29,6 +29,12 @@ use crate::worker::{self, Worker};
 /// What waits for a worker. It empties this at each turn, which takes far less than the second that 1,024 frames of ten
 /// streams are; when it is full, frames are dropped and the worker's viewers go on at a keyframe.
 const COMMANDS: usize = 1_024;
+
+/// Connections that the system holds until they are accepted, at each worker's turn.
+const BACKLOG: i32 = 256;
+
+/// A port that is free for UDP is hardly ever taken for TCP; twenty that are, are a fault.
+const PORT_TRIES: u32 = 20;
 
 /// A second of 30 Mbit/s each way, of which the system gives what it is configured for.
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
@@ -90,6 +96,8 @@ pub type Notify = Box<dyn Fn(SessionId, Event) + Send + Sync>;
 pub enum Error {
     #[error("failed to listen on {address} for WebRTC")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("failed to listen on {address} for WebRTC over TCP")]
+    ListenTcp { address: SocketAddr, source: io::Error },
     #[error("failed to start a worker for WebRTC")]
     Start { source: io::Error },
 }
@@ -107,12 +115,12 @@ impl Pool {
     /// # Errors
     /// [`Error::Listen`] if the address cannot be had, [`Error::Start`] if the system has no thread or descriptor left.
     pub fn start(options: &Options, identity: Arc<Identity>, notify: Notify) -> Result<Self, Error> {
-        let (mut sockets, mut address) = (Vec::new(), options.address);
-        for _ in 0..options.workers.max(1) {
-            let socket = listen(address).map_err(|source| Error::Listen { address, source })?;
-            // the others listen on the port that the first was given
-            address = socket.local_addr().map_err(|source| Error::Listen { address, source })?;
-            sockets.push(socket);
+        let first = listen(options.address)?;
+        // the others listen on the port that the first was given
+        let address = first.0.local_addr().map_err(|source| Error::Listen { address: options.address, source })?;
+        let mut sockets = vec![first];
+        for _ in 1..options.workers.max(1) {
+            sockets.push(listen(address)?);
         }
         let start = |source: io::Error| Error::Start { source };
         let (doors, inboxes): (Vec<_>, Vec<_>) =
@@ -227,7 +235,36 @@ impl Pool {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<UdpSocket> {
+/// One port for both; where the system chooses it for UDP, another process may have it for TCP.
+fn listen(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Error> {
+    let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let socket = listen_udp(address).map_err(|source| Error::Listen { address, source })?;
+        let chosen = socket.local_addr().map_err(|source| Error::Listen { address, source })?;
+        tries -= 1;
+        match listen_tcp(chosen) {
+            Ok(listener) => return Ok((socket, listener)),
+            Err(source) if source.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            Err(source) => return Err(Error::ListenTcp { address: chosen, source }),
+        }
+    }
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_port(true)?;
+    // the connections of a process before may linger
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn listen_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
@@ -266,6 +303,8 @@ pub(crate) enum Command {
         path: Path,
         bytes: Vec<u8>,
     },
+    /// The same of a connection.
+    Connection(worker::Moving),
     Stop,
 }
 

@@ -162,7 +162,8 @@ impl Publisher {
     /// Takes a datagram that the directory found to be this session's.
     pub fn receive<S: Sink>(&mut self, path: Path, datagram: &[u8], batch: &mut Batch<S>, now: Instant) {
         match self.connection.receive(path, datagram, batch, now) {
-            Came::Nothing => {}
+            // what was to be sent meanwhile is asked for again
+            Came::Nothing | Came::Back => {}
             Came::Connected => self.next_report = Some(now + REPORT_INTERVAL),
             Came::Rtp => self.media(datagram, now),
             Came::Rtcp => self.reports(datagram, now),
@@ -204,6 +205,11 @@ impl Publisher {
             self.send(&compound, batch, now);
         }
         batch.flush();
+    }
+
+    /// A connection is no more. If the publisher was reached by it, what it is told waits for its next check.
+    pub fn lost(&mut self, path: &Path) {
+        self.connection.lost(path);
     }
 
     /// When [`Self::handle_timeout`] is due next, and what for.

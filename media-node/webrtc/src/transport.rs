@@ -61,6 +61,15 @@ pub(crate) enum Came {
     Rtp,
     /// As [`Self::Rtp`].
     Rtcp,
+    /// A peer that is connected has come back, after its connection was lost.
+    Back,
+}
+
+/// Whether there is a path to the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    There,
+    Nowhere,
 }
 
 /// The transport of one session.
@@ -101,8 +110,9 @@ impl Connection {
         match (Class::of(datagram), &self.state) {
             (_, State::Closed) => Came::Nothing,
             (Class::Stun, State::Opening { .. } | State::Open(_)) => {
+                let was_away = self.agent.path().is_none();
                 self.check(path, datagram, batch, now);
-                Came::Nothing
+                if was_away && self.open().is_some() { Came::Back } else { Came::Nothing }
             }
             (Class::Dtls, State::Opening { .. } | State::Open(_)) => self.handshake(datagram, batch, now),
             (Class::Rtp, State::Open(_)) => Came::Rtp,
@@ -153,6 +163,12 @@ impl Connection {
         self.events.pop_front()
     }
 
+    /// A connection is no more. A peer that was reached by it is reached again from its next check on.
+    pub(crate) fn lost(&mut self, path: &Path) -> Reach {
+        self.agent.lost(path);
+        if self.agent.path().is_some() { Reach::There } else { Reach::Nowhere }
+    }
+
     /// Ends the session and tells the peer.
     pub(crate) fn close<S: Sink>(&mut self, batch: &mut Batch<S>, now: Instant) {
         if matches!(self.state, State::Closed) {
@@ -192,7 +208,7 @@ impl Connection {
     }
 
     fn check<S: Sink>(&mut self, path: Path, datagram: &[u8], batch: &mut Batch<S>, now: Instant) {
-        let is_first = self.agent.path().is_none();
+        let is_first = self.agent.expires().is_none();
         let Ok(response) = self.agent.check(path, datagram, now) else {
             self.checks_refused += 1;
             return;

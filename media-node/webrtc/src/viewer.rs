@@ -17,7 +17,7 @@ use crate::path::Path;
 use crate::rtcp::{self, Feedback};
 use crate::sdp::{Leg as Chosen, Offer};
 use crate::source::{Pushed, Source};
-use crate::transport::{Came, Connection, Event, put};
+use crate::transport::{Came, Connection, Event, Reach, put};
 use leg::Leg;
 pub use leg::Quality;
 
@@ -117,6 +117,12 @@ impl Viewer {
         match self.connection.receive(path, datagram, batch, now) {
             Came::Nothing => {}
             Came::Connected => self.connected(source, batch, now),
+            // what was pushed meanwhile was not sent
+            Came::Back => {
+                self.legs.iter().filter_map(Leg::wanted).for_each(|layer| {
+                    self.connection.tell(Event::KeyframeWanted(layer));
+                });
+            }
             Came::Rtcp => self.feedback(datagram, source, batch, now),
             // it has nothing to send
             Came::Rtp => self.connection.datagrams_ignored += 1,
@@ -153,6 +159,13 @@ impl Viewer {
         let report = self.next_report.filter(|_| self.connection.is_open());
         let report = report.map(|due| (due, "a sender report is due"));
         [report, self.connection.poll_timeout()].into_iter().flatten().min_by_key(|(due, _)| *due)
+    }
+
+    /// A connection is no more. If the viewer was reached by it, what it is sent waits for its next check and a keyframe.
+    pub fn lost(&mut self, path: &Path) {
+        if self.connection.lost(path) == Reach::Nowhere {
+            self.pause();
+        }
     }
 
     /// Leaves out what comes before the next keyframe.

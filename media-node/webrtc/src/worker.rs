@@ -1,14 +1,15 @@
-//! One thread with one socket, which serves the sessions whose first check the kernel gave to that socket.
+//! One thread with one socket and one listener, which serves the sessions whose first check the kernel gave to these.
 //!
 //! All workers listen on one port; the kernel spreads peers over them by address. When a peer's address changes, its datagrams may
 //! come to another worker: that one hands them to the session's own, which sends from its own socket all the while, since the port is
 //! the same.
 
 mod socket;
+mod tcp;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,8 +18,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::batch::Batch;
 use crate::demux::{Class, Directory};
+use crate::framing;
 use crate::history::Frame;
-use crate::path::Path;
+use crate::path::{Path, Transport};
 use crate::pool::{
     Awaited, Command, Found, Inbox, Inlet, NewPublisher, NewSession, SessionId, Shared, StreamId, Taken,
 };
@@ -28,6 +30,8 @@ use crate::stun::Request;
 use crate::transport::{Cause, Event};
 use crate::viewer::{self, Config, Viewer};
 use socket::{Net, Received};
+pub(crate) use tcp::Moving;
+use tcp::Tcp;
 
 /// Batches of datagrams that are read before frames and timers have their turn.
 const READS_A_TURN: usize = 8;
@@ -75,6 +79,14 @@ counters! {
     received_dropped,
     /// Requests for keyframes that a worker had no room for.
     requests_dropped,
+    /// TCP connections that came.
+    connections_accepted,
+    /// Of these, those that went because there were too many.
+    connections_refused,
+    /// Of these, those that went because they did not prove to be a session's.
+    connections_unproven,
+    /// Datagrams that a connection had no room for.
+    connection_sends_refused,
 }
 
 pub(crate) struct Worker {
@@ -89,6 +101,15 @@ pub(crate) struct Worker {
     foreign: HashMap<Path, usize>,
     /// Publishers that something came of since the last turn.
     brought: Vec<SessionId>,
+    /// What one read of a connection gave.
+    read: Vec<u8>,
+}
+
+/// For whom a datagram is.
+enum Whose {
+    Ours,
+    Of(usize),
+    Nobodys,
 }
 
 struct Session {
@@ -144,10 +165,15 @@ enum Turn {
 }
 
 impl Worker {
-    pub(crate) fn new(index: usize, shared: Arc<Shared>, socket: UdpSocket, inbox: Inbox) -> io::Result<Self> {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        (socket, listener): (UdpSocket, TcpListener),
+        inbox: Inbox,
+    ) -> io::Result<Self> {
         Ok(Self {
             index,
-            batch: Batch::new(Net::new(socket, shared.clone())?),
+            batch: Batch::new(Net::new(socket, Tcp::new(listener, shared.clone())?, shared.clone())?),
             directory: Directory::new(shared.limits),
             shared,
             inbox,
@@ -156,6 +182,7 @@ impl Worker {
             deadlines: BTreeSet::new(),
             foreign: HashMap::new(),
             brought: Vec::new(),
+            read: Vec::new(),
         })
     }
 
@@ -171,8 +198,13 @@ impl Worker {
                     break;
                 }
                 let now = now();
-                received.datagrams(|path, datagram| self.datagram(path, datagram, now));
+                received.datagrams(|path, datagram| {
+                    if let Whose::Of(other) = self.datagram(path, datagram, now) {
+                        self.hand_over(other, path, datagram);
+                    }
+                });
             }
+            self.connections(now());
             self.bring();
             self.timers(now());
         }
@@ -183,14 +215,17 @@ impl Worker {
     /// Sleeps until there is something to do: with no session and no stream, for ever.
     fn wait(&self) {
         let awaited = (self.index == 0).then(|| self.shared.expire(now())).flatten();
-        let due = self.deadlines.first().map(|(due, _)| *due).into_iter().chain(awaited).min();
+        let due = self.deadlines.first().map(|(due, _)| *due).into_iter();
+        let due = due.chain(awaited).chain(self.batch.sink().tcp.due()).min();
         let left = due.map(|due| due.saturating_duration_since(now()));
         // a poll that ends by a signal finds nothing to do, and comes again
-        let _interrupted = self.batch.sink().with_descriptor(|socket| {
-            let mut descriptors =
-                [PollFd::from_borrowed_fd(socket, PollFlags::IN), PollFd::new(&self.inbox.bell, PollFlags::IN)];
-            poll(&mut descriptors, left.and_then(timespec).as_ref())
-        });
+        let (socket, connections) = self.batch.sink().descriptors();
+        let mut descriptors = [
+            PollFd::from_borrowed_fd(socket, PollFlags::IN),
+            PollFd::from_borrowed_fd(connections, PollFlags::IN),
+            PollFd::new(&self.inbox.bell, PollFlags::IN),
+        ];
+        let _interrupted = poll(&mut descriptors, left.and_then(timespec).as_ref());
         // it may not have rung
         let _silent = rustix::io::read(&self.inbox.bell, &mut [0_u8; 8]);
     }
@@ -218,6 +253,7 @@ impl Worker {
                     Some(session) => self.deliver(session, path, &bytes, now()),
                     None => count(&self.shared.counters.datagrams_unknown),
                 },
+                Command::Connection(moving) => self.take_over(moving, now()),
                 Command::Stop => return Turn::Stops,
             }
         }
@@ -283,32 +319,104 @@ impl Worker {
         }
     }
 
-    fn datagram(&mut self, path: Path, datagram: &[u8], now: Instant) {
+    fn datagram(&mut self, path: Path, datagram: &[u8], now: Instant) -> Whose {
         if let Some(session) = self.directory.find(&path, datagram) {
-            return self.deliver(session, path, datagram, now);
+            self.deliver(session, path, datagram, now);
+            return Whose::Ours;
         }
-        match (Class::of(datagram), Request::parse(datagram)) {
+        let unknown = match (Class::of(datagram), Request::parse(datagram)) {
             (Class::Stun, Ok(request)) => match self.shared.find(request.local_ufrag(), self.index) {
-                Found::Yours(session) => self.adopt(*session, path, datagram, now),
-                Found::At(other) if other != self.index => {
-                    if self.foreign.len() >= MAX_FOREIGN {
-                        self.foreign.clear();
-                    }
-                    self.foreign.insert(path, other);
-                    self.hand_over(other, path, datagram);
+                Found::Yours(session) => {
+                    self.adopt(*session, path, datagram, now);
+                    return Whose::Ours;
                 }
-                Found::At(_) | Found::Nobody => count(&self.shared.counters.checks_unknown),
+                Found::At(other) if other != self.index => return Whose::Of(other),
+                Found::At(_) | Found::Nobody => &self.shared.counters.checks_unknown,
             },
-            (Class::Stun, Err(_)) => count(&self.shared.counters.checks_unknown),
+            (Class::Stun, Err(_)) => &self.shared.counters.checks_unknown,
             (Class::Dtls | Class::Rtp | Class::Rtcp, _) => match self.foreign.get(&path) {
-                Some(other) => self.hand_over(*other, path, datagram),
-                None => count(&self.shared.counters.datagrams_unknown),
+                Some(other) => return Whose::Of(*other),
+                None => &self.shared.counters.datagrams_unknown,
             },
-            (Class::Other, _) => count(&self.shared.counters.datagrams_unknown),
+            (Class::Other, _) => &self.shared.counters.datagrams_unknown,
+        };
+        count(unknown);
+        Whose::Nobodys
+    }
+
+    fn connections(&mut self, now: Instant) {
+        for token in self.batch.sink_mut().tcp.ready(now) {
+            self.read(token, now);
         }
     }
 
-    fn hand_over(&self, other: usize, path: Path, datagram: &[u8]) {
+    /// Takes the frames of one read of a connection.
+    fn read(&mut self, token: u64, now: Instant) {
+        let mut bytes = std::mem::take(&mut self.read);
+        if let Some(path) = self.batch.sink_mut().tcp.read(token, &mut bytes) {
+            self.frames(token, path, &bytes, now);
+        }
+        self.read = bytes;
+    }
+
+    fn frames(&mut self, token: u64, path: Path, bytes: &[u8], now: Instant) {
+        let mut rest = bytes;
+        loop {
+            let Ok(split) = framing::split(rest) else { return self.batch.sink_mut().tcp.refuse(token) };
+            let Some((frame, after)) = split else { break };
+            let whose = self.datagram(path, frame, now);
+            let tcp = &mut self.batch.sink_mut().tcp;
+            match whose {
+                Whose::Of(other) if tcp.is_strangers(token) => {
+                    if let Some(moving) = tcp.take(token, rest) {
+                        self.move_to(other, moving);
+                    }
+                    return;
+                }
+                // whoever begins with something else is no peer of ours
+                Whose::Nobodys if tcp.is_strangers(token) => return tcp.refuse(token),
+                Whose::Of(_) | Whose::Ours | Whose::Nobodys => rest = after,
+            }
+        }
+        self.batch.sink_mut().tcp.keep(token, rest);
+    }
+
+    fn move_to(&self, other: usize, moving: Moving) {
+        count(&self.shared.counters.handed_over);
+        if !self.shared.doors.get(other).is_some_and(|door| door.offer(Command::Connection(moving))) {
+            count(&self.shared.counters.handovers_dropped);
+        }
+    }
+
+    /// Takes up a connection of a session here, that came to another worker.
+    fn take_over(&mut self, moving: Moving, now: Instant) {
+        let tcp = &mut self.batch.sink_mut().tcp;
+        let Some(token) = tcp.add(moving, now) else { return };
+        if let Some((path, bytes)) = tcp.kept(token) {
+            self.frames(token, path, &bytes, now);
+        }
+    }
+
+    /// Tells sessions of the connections that they have lost.
+    fn lost(&mut self) {
+        for (path, id) in self.batch.sink_mut().tcp.take_lost() {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                self.directory.unlearn(&session.ufrag, &path);
+                match &mut session.role {
+                    Role::Viewer { viewer, .. } => viewer.lost(&path),
+                    Role::Publisher { publisher, .. } => publisher.lost(&path),
+                }
+            }
+        }
+    }
+
+    fn hand_over(&mut self, other: usize, path: Path, datagram: &[u8]) {
+        if self.foreign.get(&path) != Some(&other) {
+            if self.foreign.len() >= MAX_FOREIGN {
+                self.foreign.clear();
+            }
+            self.foreign.insert(path, other);
+        }
         count(&self.shared.counters.handed_over);
         let command = Command::Datagram { path, bytes: datagram.to_vec() };
         if !self.shared.doors.get(other).is_some_and(|door| door.offer(command)) {
@@ -372,6 +480,8 @@ impl Worker {
     }
 
     fn timers(&mut self, now: Instant) {
+        self.batch.sink_mut().tcp.expire(now);
+        self.lost();
         while let Some((due, id)) = self.deadlines.first().copied().filter(|(due, _)| *due <= now) {
             self.deadlines.remove(&(due, id));
             let Some(session) = self.sessions.get_mut(&id) else { continue };
@@ -397,6 +507,9 @@ impl Worker {
             match &event {
                 Event::Path(path) => {
                     self.directory.learn(&session.ufrag, *path);
+                    if path.transport == Transport::Tcp {
+                        self.batch.sink_mut().tcp.prove(path, id);
+                    }
                     continue;
                 }
                 Event::Connected => {
@@ -434,6 +547,7 @@ impl Worker {
             Role::Publisher { mut publisher, mut inlet } => bring(&mut publisher, &mut inlet, &self.shared),
         }
         self.directory.remove(&ufrag);
+        self.batch.sink_mut().tcp.end(id);
         self.shared.forget(&ufrag);
     }
 }

@@ -4,7 +4,8 @@
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +22,7 @@ use media_webrtc::transport::{Cause, ESTABLISH, Event};
 use ring::hmac;
 use str0m::change::SdpAnswer;
 use str0m::media::MediaKind;
-use str0m::net::{Protocol, Receive};
+use str0m::net::{Protocol, Receive, TcpType};
 use str0m::{Input, Output, Rtc};
 
 const VIDEO: Codec = Codec::H264(H264Profile { idc: 100, constraints: 0 });
@@ -117,16 +118,44 @@ fn receive(socket: &UdpSocket) -> Option<Vec<u8>> {
 /// A viewer on an independent stack.
 struct Viewer {
     rtc: Rtc,
-    socket: UdpSocket,
+    socket: Socket,
     payloads: HashSet<Vec<u8>>,
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Udp,
+    Tcp,
+}
+
+enum Socket {
+    Udp(UdpSocket),
+    Tcp(Connection),
 }
 
 impl Viewer {
     fn join(server: &Server, number: u8) -> Self {
-        let socket = socket();
+        Self::join_over(Way::Udp, server, number)
+    }
+
+    fn join_over(way: Way, server: &Server, number: u8) -> Self {
+        let address = server.pool.address();
         let provider = Arc::new(str0m::crypto::from_feature_flags());
         let mut rtc = Rtc::builder().set_crypto_provider(provider).set_rtp_mode(true).build(now());
-        rtc.add_local_candidate(str0m::Candidate::host(socket.local_addr().unwrap(), "udp").unwrap());
+        let (socket, local, transport) = match way {
+            Way::Udp => {
+                let socket = socket();
+                let local = socket.local_addr().unwrap();
+                (Socket::Udp(socket), str0m::Candidate::host(local, "udp").unwrap(), Transport::Udp)
+            }
+            Way::Tcp => {
+                let connection = Connection::open(address);
+                let local = connection.stream.local_addr().unwrap();
+                let candidate = str0m::Candidate::builder().tcp().host(local).tcptype(TcpType::Active).build().unwrap();
+                (Socket::Tcp(connection), candidate, Transport::Tcp)
+            }
+        };
+        rtc.add_local_candidate(local);
         let mut api = rtc.sdp_api();
         api.add_media(MediaKind::Video, str0m::media::Direction::RecvOnly, None, None, None);
         let (offer, pending) = api.apply().unwrap();
@@ -140,7 +169,7 @@ impl Viewer {
             session_id: 1,
             credentials: &credentials,
             fingerprint: server.identity.fingerprint(),
-            candidates: &[Candidate { address: server.pool.address(), transport: Transport::Udp }],
+            candidates: &[Candidate { address, transport }],
             cname: "stream",
         };
         rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&answer.to_string()).unwrap()).unwrap();
@@ -151,20 +180,26 @@ impl Viewer {
         loop {
             match self.rtc.poll_output().unwrap() {
                 Output::Timeout(_) => break,
-                Output::Transmit(transmit) => {
-                    self.socket.send_to(&transmit.contents, transmit.destination).unwrap();
-                }
+                Output::Transmit(transmit) => match &mut self.socket {
+                    Socket::Udp(socket) => {
+                        socket.send_to(&transmit.contents, transmit.destination).unwrap();
+                    }
+                    Socket::Tcp(connection) => connection.send(&transmit.contents),
+                },
                 Output::Event(str0m::Event::RtpPacket(packet)) => {
                     self.payloads.insert(packet.payload.to_vec());
                 }
                 Output::Event(_) => {}
             }
         }
-        let input = match receive(&self.socket) {
+        let (received, destination, proto) = match &mut self.socket {
+            Socket::Udp(socket) => (receive(socket), socket.local_addr().unwrap(), Protocol::Udp),
+            Socket::Tcp(connection) => (connection.receive(), connection.stream.local_addr().unwrap(), Protocol::Tcp),
+        };
+        let input = match received {
             Some(datagram) => {
-                let destination = self.socket.local_addr().unwrap();
                 let contents = datagram.as_slice().try_into().unwrap();
-                let receive = Receive { proto: Protocol::Udp, source: server, destination, contents };
+                let receive = Receive { proto, source: server, destination, contents };
                 return self.rtc.handle_input(Input::Receive(now(), receive)).unwrap();
             }
             None => Input::Timeout(now()),
@@ -310,7 +345,7 @@ fn a_peer_over_ipv6_or_mapped_ipv4_is_told_its_own_address() {
 
 #[test]
 fn sessions_that_nobody_comes_for_are_bounded_and_end() {
-    let server = Server::start(2, Limits { sessions: 8, half_open: 2 });
+    let server = Server::start(2, Limits { sessions: 8, half_open: 2, ..Limits::default() });
     let offer = Offer::parse(OFFER).unwrap();
     // one that was added 15 s ago
     let session = NewSession {
@@ -332,5 +367,138 @@ fn sessions_that_nobody_comes_for_are_bounded_and_end() {
     server.pool.end(&credentials.ufrag);
     assert!(server.has_told(2, &Event::Closed(Cause::Closed)));
     assert_eq!(server.add(3, &offer).1, Ok(()));
+    server.pool.stop();
+}
+
+/// A peer's connection, whose reads wait for a moment.
+struct Connection {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+}
+
+impl Connection {
+    fn open(server: SocketAddr) -> Self {
+        let stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+        Self { stream, bytes: Vec::new() }
+    }
+
+    fn send(&mut self, datagram: &[u8]) {
+        let length = u16::try_from(datagram.len()).unwrap().to_be_bytes();
+        self.stream.write_all(&[&length, datagram].concat()).unwrap();
+    }
+
+    /// The next datagram.
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        let mut buffer = [0; 16_384];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => panic!("the connection was closed"),
+            Ok(length) => self.bytes.extend_from_slice(&buffer[..length]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => panic!("failed to receive: {error}"),
+        }
+        let length = usize::from(u16::from_be_bytes([*self.bytes.first()?, *self.bytes.get(1)?]));
+        let frame = self.bytes.get(2..2 + length)?.to_vec();
+        self.bytes.drain(..2 + length);
+        Some(frame)
+    }
+
+    /// Reports whether the other end has closed it.
+    fn is_closed(&mut self) -> bool {
+        match self.stream.read(&mut [0; 16_384]) {
+            Ok(length) => length == 0,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+}
+
+#[test]
+fn a_peer_over_tcp_is_served_by_its_sessions_worker() {
+    let server = Server::start(2, Limits::default());
+    let (credentials, added) = server.add(1, &Offer::parse(OFFER).unwrap());
+    added.unwrap();
+    let check = check(&credentials.ufrag, &[b'B'; 32]);
+    let mut connections = Vec::new();
+    // each is accepted by one of the two
+    for _ in 0..16 {
+        let mut connection = Connection::open(server.pool.address());
+        // in two parts, of which the first is no frame
+        connection.stream.write_all(&[0]).unwrap();
+        connection.stream.write_all(&[&[u8::try_from(check.len()).unwrap()][..], &check].concat()).unwrap();
+        until("the check is answered", || connection.receive().is_some_and(|answer| answer.starts_with(&[1, 1])));
+        connections.push(connection);
+    }
+    let counted = server.pool.counted();
+    assert_eq!((counted.adopted, counted.connections_accepted, counted.handovers_dropped), (1, 16, 0), "{counted:?}");
+    assert!(counted.handed_over > 0, "{counted:?}");
+    // one session has four, the newest
+    let mut open: Vec<_> = connections.drain(12..).collect();
+    connections.iter_mut().for_each(|old| until("the older are closed", || old.is_closed()));
+
+    open[3].send(&check);
+    until("the newest is answered", || open[3].receive().is_some());
+    server.pool.end(&credentials.ufrag);
+    until("it is over", || server.has_told(1, &Event::Closed(Cause::Closed)));
+    open.iter_mut().for_each(|last| until("the session's connections go with it", || last.is_closed()));
+    server.pool.stop();
+}
+
+#[test]
+fn strangers_over_tcp_are_bounded_and_closed() {
+    let server = Server::start(1, Limits { connections: 16, ..Limits::default() });
+    let address = server.pool.address();
+    for frame in [&check("nobody00", &[b'B'; 32])[..], b"\0\x0eGET / HTTP/1.1", &[22, 0xfe, 0xfd]] {
+        let mut connection = Connection::open(address);
+        connection.send(frame);
+        until("it is closed", || connection.is_closed());
+    }
+    let mut oversize = Connection::open(address);
+    oversize.stream.write_all(&[0xff; 100]).unwrap();
+    until("it is closed", || oversize.is_closed());
+    assert_eq!(server.pool.counted().connections_unproven, 4);
+
+    let mut silent: Vec<_> = (0..6).map(|_| Connection::open(address)).collect();
+    until("all are accepted", || server.pool.counted().connections_accepted == 10);
+    assert_eq!(server.pool.counted().connections_refused, 2);
+    silent[..2].iter_mut().for_each(|oldest| until("the oldest go", || oldest.is_closed()));
+    // the others have 10 s to prove themselves
+    silent[2..].iter_mut().for_each(|other| until("they go as well", || other.is_closed()));
+    assert_eq!(server.pool.counted().connections_unproven, 8);
+    server.pool.stop();
+}
+
+#[test]
+fn a_viewer_over_tcp_that_lags_goes_on_at_a_keyframe_and_holds_up_nobody() {
+    let server = Server::start(1, Limits::default());
+    let mut viewer = Viewer::join_over(Way::Tcp, &server, 1);
+    let mut other = Viewer::join(&server, 2);
+    let address = server.pool.address();
+    until("both are connected", || {
+        viewer.step(address);
+        other.step(address);
+        (1..=2).all(|number| server.has_told(number, &Event::Connected))
+    });
+    // what the system holds of a connection, and what we hold, is full some time
+    let mut number = 0;
+    until("it lags", || {
+        let frame = frame(number);
+        server.pool.push(STREAM, Layer::only(0), &frame);
+        let payload = frame.packets[19].bytes.to_vec();
+        until("the other has the frame", || {
+            other.step(address);
+            other.payloads.contains(&payload)
+        });
+        number += 1;
+        server.pool.counted().connection_sends_refused > 0
+    });
+    assert!(number < 200, "{number}");
+    // a keyframe comes once there is room
+    let key = 240;
+    until("it has caught up", || {
+        viewer.step(address);
+        other.step(address);
+        server.pool.push(STREAM, Layer::only(0), &frame(key));
+        viewer.payloads.contains(&frame(key).packets[19].bytes.to_vec())
+    });
     server.pool.stop();
 }

@@ -52,7 +52,7 @@ fn a_session_has_a_bounded_number_of_paths() {
 
 #[test]
 fn sessions_are_bounded_and_half_open_ones_more_so() {
-    let mut directory = Directory::new(Limits { sessions: 3, half_open: 2 });
+    let mut directory = Directory::new(Limits { sessions: 3, half_open: 2, connections: 0 });
     directory.add("one".to_owned(), 1).unwrap();
     assert_eq!(directory.add("one".to_owned(), 9), Err(Full::Name));
     directory.add("two".to_owned(), 2).unwrap();

@@ -1,4 +1,4 @@
-//! A worker's socket: many datagrams a system call in (recvmmsg, GRO), a batch a call out (GSO).
+//! A worker's socket, many datagrams a system call in (recvmmsg, GRO), a batch a call out (GSO), and its connections.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -11,6 +11,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit as Datagrams, UdpSockRef, UdpSock
 use crate::batch::{Sent, Sink, Transmit};
 use crate::path::{Path, Transport};
 use crate::pool::Shared;
+use crate::worker::tcp::Tcp;
 
 /// What GRO joins at most.
 const BUFFER: usize = 64 * 1024;
@@ -20,17 +21,19 @@ pub(super) struct Net {
     state: UdpSocketState,
     is_v6: bool,
     shared: Arc<Shared>,
+    pub(super) tcp: Tcp,
 }
 
 impl Net {
-    pub(super) fn new(socket: UdpSocket, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn new(socket: UdpSocket, tcp: Tcp, shared: Arc<Shared>) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let is_v6 = socket.local_addr()?.is_ipv6();
-        Ok(Self { socket, state, is_v6, shared })
+        Ok(Self { socket, state, is_v6, shared, tcp })
     }
 
-    pub(super) fn with_descriptor<T>(&self, poll: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
-        poll(self.socket.as_fd())
+    /// Of the socket, and of all connections.
+    pub(super) fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.socket.as_fd(), self.tcp.descriptor())
     }
 
     /// Reads what is there; false if nothing is. Errors are those of datagrams that were sent, and say nothing of others.
@@ -51,6 +54,9 @@ impl Net {
 impl Sink for Net {
     fn send(&mut self, transmit: Transmit<'_>) -> Sent {
         let Transmit { path, contents, segment_size } = transmit;
+        if path.transport == Transport::Tcp {
+            return self.tcp.send(&transmit);
+        }
         let size = segment_size.unwrap_or(contents.len()).max(1);
         // one where there is no segmentation offload
         let most = size.saturating_mul(self.state.max_gso_segments().max(1));
