@@ -160,7 +160,7 @@ impl Sessions {
             Event::Reported(quality) => self.metrics.reported(&quality),
             Event::Counted(counters) => self.metrics.counted(&counters),
             Event::Closed(cause) => self.closed(id, &cause),
-            Event::Path(_) => {}
+            Event::Path(_) | Event::Restarted => {}
         }
     }
 

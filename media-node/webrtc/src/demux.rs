@@ -104,6 +104,20 @@ impl<K: Copy + Eq> Directory<K> {
         Ok(())
     }
 
+    /// Gives a session a second name, until [`Self::rename`]; false if that is taken or there is no such session.
+    pub fn alias(&mut self, ufrag: &str, other: String) -> bool {
+        let Some(key) = self.named(ufrag).filter(|_| !self.names.contains_key(&other)) else { return false };
+        // it is none of those that are awaited
+        self.names.insert(other, Entry { key, paths: Vec::new(), is_open: true });
+        true
+    }
+
+    /// Makes a session's second name its only one.
+    pub fn rename(&mut self, ufrag: &str, other: &str) {
+        let Some(entry) = self.names.remove(ufrag) else { return };
+        self.names.insert(other.to_owned(), entry);
+    }
+
     /// Counts a session as connected.
     pub fn open(&mut self, ufrag: &str) {
         if let Some(entry) = self.names.get_mut(ufrag).filter(|entry| !entry.is_open) {

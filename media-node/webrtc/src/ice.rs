@@ -46,11 +46,37 @@ impl fmt::Debug for Credentials {
 
 /// The checks of one session.
 pub(crate) struct Agent {
+    names: Names,
+    /// Of a restart that the peer has not checked with yet (RFC 8839 §4.4.1).
+    next: Option<Names>,
+    selected: Option<Selected>,
+    consent: Option<Instant>,
+}
+
+/// What a check must know.
+struct Names {
     local_ufrag: String,
     remote_ufrag: String,
     key: hmac::Key,
-    selected: Option<Selected>,
-    consent: Option<Instant>,
+}
+
+impl Names {
+    fn new(local: &Credentials, remote_ufrag: String) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, local.password.as_bytes());
+        Self { local_ufrag: local.ufrag.clone(), remote_ufrag, key }
+    }
+
+    fn verify(&self, request: &Request<'_>) -> Result<(), Error> {
+        request.verify(&self.local_ufrag, &self.remote_ufrag, &self.key)
+    }
+}
+
+/// What a check that was in order led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Checked {
+    pub(crate) response: Vec<u8>,
+    /// It was the first one with the credentials of a restart, which are the only ones now.
+    pub(crate) restarted: bool,
 }
 
 struct Selected {
@@ -60,27 +86,32 @@ struct Selected {
 
 impl Agent {
     pub(crate) fn new(local: &Credentials, remote_ufrag: String) -> Self {
-        Self {
-            local_ufrag: local.ufrag.clone(),
-            remote_ufrag,
-            key: hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, local.password.as_bytes()),
-            selected: None,
-            consent: None,
-        }
+        Self { names: Names::new(local, remote_ufrag), next: None, selected: None, consent: None }
+    }
+
+    /// Takes new credentials, beside those that there are until the peer checks with the new ones.
+    pub(crate) fn restart(&mut self, local: &Credentials, remote_ufrag: String) {
+        self.next = Some(Names::new(local, remote_ufrag));
     }
 
     /// Answers a check, for the path that it came by, and moves there if the peer prefers it or has left the other one.
-    pub(crate) fn check(&mut self, path: Path, datagram: &[u8], now: Instant) -> Result<Vec<u8>, Error> {
+    pub(crate) fn check(&mut self, path: Path, datagram: &[u8], now: Instant) -> Result<Checked, Error> {
         let request = Request::parse(datagram)?;
-        request.verify(&self.local_ufrag, &self.remote_ufrag, &self.key)?;
+        let next = self.next.take_if(|next| next.verify(&request).is_ok());
+        let restarted = next.is_some();
+        match next {
+            Some(next) => self.names = next,
+            None => self.names.verify(&request)?,
+        }
         self.consent = Some(now);
-        let moves = self.selected.as_ref().is_none_or(|selected| {
+        // a peer restarts because it has left the other path, or is about to
+        let moves = restarted || self.selected.as_ref().is_none_or(|selected| {
             selected.path == path || request.nominates || now.saturating_duration_since(selected.seen) > SILENT
         });
         if moves {
             self.selected = Some(Selected { path, seen: now });
         }
-        Ok(request.success(path.peer, &self.key))
+        Ok(Checked { response: request.success(path.peer, &self.names.key), restarted })
     }
 
     /// A connection is no more; the next check that comes by another path is followed there.
@@ -137,6 +168,38 @@ mod tests {
         agent.check(path(2), &other, start + SILENT).unwrap();
         assert_eq!(agent.path(), Some(path(1)));
         agent.check(path(2), &other, start + SILENT + Duration::from_millis(1)).unwrap();
+        assert_eq!(agent.path(), Some(path(2)));
+    }
+
+    #[test]
+    fn after_a_restart_the_old_credentials_are_good_until_the_new_ones_are_checked() {
+        let (mut agent, start) = (agent(), crate::clock::for_tests());
+        let (old, new) = (check("us:peer", b"secret", NOMINATES), check("we:other", b"another", !NOMINATES));
+        agent.check(path(1), &old, start).unwrap();
+        assert!(agent.check(path(2), &new, start).is_err(), "nobody has told of them");
+        for ufrag in ["never", "we"] {
+            let credentials = Credentials { ufrag: ufrag.to_owned(), password: "another".to_owned() };
+            agent.restart(&credentials, "other".to_owned());
+        }
+        assert!(!agent.check(path(1), &old, start).unwrap().restarted);
+        assert!(agent.check(path(2), &check("we:other", b"secret", NOMINATES), start).is_err());
+        assert_eq!(agent.path(), Some(path(1)));
+
+        assert!(agent.check(path(2), &new, start).unwrap().restarted);
+        assert_eq!(agent.path(), Some(path(2)), "without being nominated");
+        assert!(agent.check(path(1), &old, start).is_err());
+        assert!(!agent.check(path(2), &new, start).unwrap().restarted);
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_gives_way_to_the_next_check() {
+        let (mut agent, start) = (agent(), crate::clock::for_tests());
+        agent.check(path(1), &check("us:peer", b"secret", NOMINATES), start).unwrap();
+        agent.lost(&path(2));
+        assert_eq!(agent.path(), Some(path(1)));
+        agent.lost(&path(1));
+        assert_eq!((agent.path(), agent.expires()), (None, Some(start + CONSENT)));
+        agent.check(path(2), &check("us:peer", b"secret", !NOMINATES), start).unwrap();
         assert_eq!(agent.path(), Some(path(2)));
     }
 

@@ -88,7 +88,7 @@ pub enum Taken {
     Dropped,
 }
 
-/// Told of each session's events, from a worker's thread: it must not wait. Paths are not told.
+/// Told of each session's events, from a worker's thread: it must not wait. Paths and restarts are not told.
 pub type Notify = Box<dyn Fn(SessionId, Event) + Send + Sync>;
 
 /// Why there are no workers.
@@ -193,6 +193,18 @@ impl Pool {
         Ok(())
     }
 
+    /// Gives a session new credentials while it goes on (RFC 8839 §4.4.1): `remote_ufrag` is the peer's new name. Those before are good
+    /// until the peer checks with the new ones, and either name is the session's until then. False if it is over.
+    #[must_use]
+    pub fn restart(&self, ufrag: &str, remote_ufrag: &str, credentials: Credentials) -> bool {
+        let Some(place) = self.shared.restart(ufrag, remote_ufrag, &credentials) else { return false };
+        if let Some(worker) = place {
+            let (ufrag, remote_ufrag) = (ufrag.to_owned(), remote_ufrag.to_owned());
+            self.shared.tell(worker, Command::Restart { ufrag, remote_ufrag, credentials });
+        }
+        true
+    }
+
     /// Somebody cannot decode a publisher's track before a keyframe. A worker that is too busy to hear it counts it: who still
     /// waits says so again.
     pub fn want_keyframe(&self, ufrag: &str, track: usize) {
@@ -294,6 +306,11 @@ pub(crate) enum Command {
     End {
         ufrag: String,
     },
+    Restart {
+        ufrag: String,
+        remote_ufrag: String,
+        credentials: Credentials,
+    },
     Keyframe {
         ufrag: String,
         track: usize,
@@ -364,6 +381,8 @@ struct Places {
     /// When the wait for a session ends, in order.
     waiting: VecDeque<(Instant, String)>,
     half_open: usize,
+    /// Names of sessions that have another one too.
+    aliases: usize,
 }
 
 /// Who was answered.
@@ -376,6 +395,16 @@ impl Awaited {
     pub(crate) fn id(&self) -> SessionId {
         match self {
             Self::Viewer(NewSession { id, .. }) | Self::Publisher(NewPublisher { id, .. }) => *id,
+        }
+    }
+
+    fn restart(&mut self, remote_ufrag: &str, new: &Credentials) {
+        match self {
+            Self::Viewer(NewSession { offer, credentials, .. })
+            | Self::Publisher(NewPublisher { offer, credentials, .. }) => {
+                remote_ufrag.clone_into(&mut offer.ice_ufrag);
+                credentials.clone_from(new);
+            }
         }
     }
 
@@ -392,6 +421,8 @@ enum Place {
     Awaited(Box<Awaited>),
     Opening(usize),
     Open(usize),
+    /// The name that a session will have.
+    Alias(usize),
 }
 
 /// What a worker is told of a name.
@@ -421,7 +452,7 @@ impl Shared {
 
     fn await_session(&self, session: Awaited, now: Instant) -> Result<(), Full> {
         let (mut places, name) = (self.places(), session.ufrag().to_owned());
-        if places.by_name.len() >= self.limits.sessions {
+        if places.by_name.len() - places.aliases >= self.limits.sessions {
             return Err(Full::Sessions);
         }
         // who comes and goes at once leaves a name behind, until its 15 s are over
@@ -451,13 +482,58 @@ impl Shared {
                 *place = Place::Open(other);
                 Found::At(other)
             }
+            Place::Alias(other) => {
+                *place = Place::Alias(other);
+                Found::At(other)
+            }
         }
     }
 
     fn place_of(&self, ufrag: &str) -> Option<usize> {
         match self.places().by_name.get(ufrag)? {
             Place::Awaited(_) => None,
-            Place::Opening(worker) | Place::Open(worker) => Some(*worker),
+            Place::Opening(worker) | Place::Open(worker) | Place::Alias(worker) => Some(*worker),
+        }
+    }
+
+    /// Makes a new name known: of a session that nobody came for yet it is the only one, and otherwise its worker is to be told.
+    fn restart(&self, ufrag: &str, remote_ufrag: &str, credentials: &Credentials) -> Option<Option<usize>> {
+        let (mut places, name) = (self.places(), credentials.ufrag.clone());
+        if places.by_name.contains_key(&name) {
+            return None;
+        }
+        let worker = match places.by_name.get(ufrag)? {
+            Place::Opening(worker) | Place::Open(worker) | Place::Alias(worker) => *worker,
+            Place::Awaited(_) => {
+                let Some(Place::Awaited(mut session)) = places.by_name.remove(ufrag) else { return None };
+                session.restart(remote_ufrag, credentials);
+                if let Some((_, waiting)) = places.waiting.iter_mut().find(|(_, waiting)| waiting == ufrag) {
+                    waiting.clone_from(&name);
+                }
+                places.by_name.insert(name, Place::Awaited(session));
+                return Some(None);
+            }
+        };
+        places.by_name.insert(name, Place::Alias(worker));
+        places.aliases += 1;
+        Some(Some(worker))
+    }
+
+    /// A session has its second name alone.
+    pub(crate) fn rename(&self, ufrag: &str, other: &str) {
+        let mut places = self.places();
+        let Some(place) = places.by_name.remove(ufrag) else { return };
+        if matches!(places.by_name.insert(other.to_owned(), place), Some(Place::Alias(_))) {
+            places.aliases -= 1;
+        }
+    }
+
+    /// A second name is of no use any more.
+    pub(crate) fn forget_alias(&self, ufrag: &str) {
+        let mut places = self.places();
+        if matches!(places.by_name.get(ufrag), Some(Place::Alias(_))) {
+            places.by_name.remove(ufrag);
+            places.aliases -= 1;
         }
     }
 
@@ -474,10 +550,10 @@ impl Shared {
     pub(crate) fn forget(&self, ufrag: &str) -> Option<SessionId> {
         let mut places = self.places();
         let place = places.by_name.remove(ufrag)?;
-        places.half_open -= usize::from(!matches!(place, Place::Open(_)));
+        places.half_open -= usize::from(matches!(place, Place::Awaited(_) | Place::Opening(_)));
         match place {
             Place::Awaited(session) => Some(session.id()),
-            Place::Opening(_) | Place::Open(_) => None,
+            Place::Opening(_) | Place::Open(_) | Place::Alias(_) => None,
         }
     }
 

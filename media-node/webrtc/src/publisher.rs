@@ -207,6 +207,11 @@ impl Publisher {
         batch.flush();
     }
 
+    /// Takes new credentials for its checks, beside those that it has until the peer checks with them.
+    pub fn restart(&mut self, credentials: &Credentials, remote_ufrag: String) {
+        self.connection.restart(credentials, remote_ufrag);
+    }
+
     /// A connection is no more. If the publisher was reached by it, what it is told waits for its next check.
     pub fn lost(&mut self, path: &Path) {
         self.connection.lost(path);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::batch::{Batch, Sink};
 use crate::demux::Class;
 use crate::dtls::{self, Association, Identity, Progress};
-use crate::ice::{Agent, Credentials};
+use crate::ice::{Agent, Checked, Credentials};
 use crate::path::Path;
 use crate::sdp::Offer;
 use crate::source::Layer;
@@ -38,6 +38,8 @@ pub enum Cause {
 pub enum Event {
     /// The peer has proved to be at this path: its other datagrams come from there too.
     Path(Path),
+    /// The peer has checked with the credentials of a restart: those before are good no more.
+    Restarted,
     Connected,
     /// The viewer cannot decode before a keyframe of this encoding.
     KeyframeWanted(Layer),
@@ -163,6 +165,10 @@ impl Connection {
         self.events.pop_front()
     }
 
+    pub(crate) fn restart(&mut self, credentials: &Credentials, remote_ufrag: String) {
+        self.agent.restart(credentials, remote_ufrag);
+    }
+
     /// A connection is no more. A peer that was reached by it is reached again from its next check on.
     pub(crate) fn lost(&mut self, path: &Path) -> Reach {
         self.agent.lost(path);
@@ -209,10 +215,13 @@ impl Connection {
 
     fn check<S: Sink>(&mut self, path: Path, datagram: &[u8], batch: &mut Batch<S>, now: Instant) {
         let is_first = self.agent.expires().is_none();
-        let Ok(response) = self.agent.check(path, datagram, now) else {
+        let Ok(Checked { response, restarted }) = self.agent.check(path, datagram, now) else {
             self.checks_refused += 1;
             return;
         };
+        if restarted {
+            self.events.push_back(Event::Restarted);
+        }
         self.events.push_back(Event::Path(path));
         put(path, &response, batch);
         if is_first {

@@ -161,6 +161,11 @@ impl Viewer {
         [report, self.connection.poll_timeout()].into_iter().flatten().min_by_key(|(due, _)| *due)
     }
 
+    /// Takes new credentials for its checks, beside those that it has until the peer checks with them.
+    pub fn restart(&mut self, credentials: &Credentials, remote_ufrag: String) {
+        self.connection.restart(credentials, remote_ufrag);
+    }
+
     /// A connection is no more. If the viewer was reached by it, what it is sent waits for its next check and a keyframe.
     pub fn lost(&mut self, path: &Path) {
         if self.connection.lost(path) == Reach::Nowhere {

@@ -20,6 +20,7 @@ use crate::batch::Batch;
 use crate::demux::{Class, Directory};
 use crate::framing;
 use crate::history::Frame;
+use crate::ice::Credentials;
 use crate::path::{Path, Transport};
 use crate::pool::{
     Awaited, Command, Found, Inbox, Inlet, NewPublisher, NewSession, SessionId, Shared, StreamId, Taken,
@@ -115,6 +116,8 @@ enum Whose {
 struct Session {
     role: Role,
     ufrag: String,
+    /// The name that it will have, once its peer has checked with the credentials of a restart.
+    alias: Option<String>,
     /// What it has among the deadlines.
     due: Option<Instant>,
     /// What of its counters was told.
@@ -247,6 +250,9 @@ impl Worker {
                     if let Some(session) = self.directory.named(&ufrag) {
                         self.end(session);
                     }
+                }
+                Command::Restart { ufrag, remote_ufrag, credentials } => {
+                    self.restart(&ufrag, remote_ufrag, &credentials);
                 }
                 Command::Keyframe { ufrag, track } => self.want_keyframe(&ufrag, track),
                 Command::Datagram { path, bytes } => match self.directory.find(&path, &bytes) {
@@ -388,6 +394,21 @@ impl Worker {
         }
     }
 
+    fn restart(&mut self, ufrag: &str, remote_ufrag: String, credentials: &Credentials) {
+        let session = self.directory.named(ufrag).and_then(|id| self.sessions.get_mut(&id));
+        let Some(session) = session.filter(|_| self.directory.alias(ufrag, credentials.ufrag.clone())) else {
+            return self.shared.forget_alias(&credentials.ufrag);
+        };
+        match &mut session.role {
+            Role::Viewer { viewer, .. } => viewer.restart(credentials, remote_ufrag),
+            Role::Publisher { publisher, .. } => publisher.restart(credentials, remote_ufrag),
+        }
+        if let Some(unused) = session.alias.replace(credentials.ufrag.clone()) {
+            self.directory.remove(&unused);
+            self.shared.forget_alias(&unused);
+        }
+    }
+
     /// Takes up a connection of a session here, that came to another worker.
     fn take_over(&mut self, moving: Moving, now: Instant) {
         let tcp = &mut self.batch.sink_mut().tcp;
@@ -440,7 +461,7 @@ impl Worker {
             Awaited::Viewer(session) => self.viewer(&session, now),
             Awaited::Publisher(session) => self.publisher(session, now),
         };
-        self.sessions.insert(id, Session { role, ufrag, due: None, told: viewer::Counters::default() });
+        self.sessions.insert(id, Session { role, ufrag, alias: None, due: None, told: viewer::Counters::default() });
         self.deliver(id, path, datagram, now);
     }
 
@@ -512,6 +533,14 @@ impl Worker {
                     }
                     continue;
                 }
+                Event::Restarted => {
+                    if let Some(name) = session.alias.take() {
+                        self.directory.rename(&session.ufrag, &name);
+                        self.shared.rename(&session.ufrag, &name);
+                        session.ufrag = name;
+                    }
+                    continue;
+                }
                 Event::Connected => {
                     self.directory.open(&session.ufrag);
                     self.shared.opened(&session.ufrag, self.index);
@@ -535,7 +564,7 @@ impl Worker {
         if let Some(counted) = session.take_counted() {
             (self.shared.notify)(id, counted);
         }
-        let Session { role, ufrag, due, told: _ } = session;
+        let Session { role, ufrag, alias, due, told: _ } = session;
         due.map(|due| self.deadlines.remove(&(due, id)));
         match role {
             Role::Viewer { viewer: _, stream } => {
@@ -547,6 +576,10 @@ impl Worker {
             Role::Publisher { mut publisher, mut inlet } => bring(&mut publisher, &mut inlet, &self.shared),
         }
         self.directory.remove(&ufrag);
+        if let Some(alias) = alias {
+            self.directory.remove(&alias);
+            self.shared.forget_alias(&alias);
+        }
         self.batch.sink_mut().tcp.end(id);
         self.shared.forget(&ufrag);
     }

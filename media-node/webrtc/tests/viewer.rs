@@ -291,7 +291,12 @@ fn garbage_and_replays_end_nothing() {
     let mut world = World::connected();
     let path = world.events.iter().find_map(|event| match event {
         Event::Path(path) => Some(*path),
-        Event::Connected | Event::KeyframeWanted(_) | Event::Reported(_) | Event::Counted(_) | Event::Closed(_) => None,
+        Event::Restarted
+        | Event::Connected
+        | Event::KeyframeWanted(_)
+        | Event::Reported(_)
+        | Event::Counted(_)
+        | Event::Closed(_) => None,
     });
     let path = path.unwrap();
     for first in 0..=255_u8 {

@@ -258,6 +258,10 @@ const OFFER: &str = "v=0\r\na=ice-ufrag:peer\r\na=ice-pwd:0123456789012345678901
 
 /// The check of a peer that knows a session's name and password.
 fn check(ufrag: &str, password: &[u8]) -> Vec<u8> {
+    check_of(&format!("{ufrag}:peer"), password)
+}
+
+fn check_of(username: &str, password: &[u8]) -> Vec<u8> {
     let attribute = |kind: u16, value: &[u8]| {
         let mut out = [kind.to_be_bytes(), u16::try_from(value.len()).unwrap().to_be_bytes()].concat();
         out.extend(value);
@@ -268,7 +272,7 @@ fn check(ufrag: &str, password: &[u8]) -> Vec<u8> {
         let length = u16::try_from(body.len() + more).unwrap().to_be_bytes();
         [&[0, 1][..], &length, &[0x21, 0x12, 0xa4, 0x42], &[9; 12], body].concat()
     };
-    let mut body = [attribute(6, format!("{ufrag}:peer").as_bytes()), attribute(0x25, &[])].concat();
+    let mut body = [attribute(6, username.as_bytes()), attribute(0x25, &[])].concat();
     let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, password);
     let tag = hmac::sign(&key, &with_length(&body, 24));
     body.extend(attribute(8, tag.as_ref()));
@@ -293,6 +297,49 @@ fn a_peer_that_moves_is_answered_by_its_own_worker_wherever_it_lands() {
     let counted = server.pool.counted();
     assert_eq!((counted.adopted, counted.handovers_dropped, counted.checks_unknown), (1, 0, 0));
     assert!(counted.handed_over > 0, "{counted:?}");
+    server.pool.stop();
+}
+
+#[test]
+fn a_session_goes_on_under_new_credentials_once_its_peer_checks_with_them() {
+    let server = Server::start(2, Limits { sessions: 2, ..Limits::default() });
+    let (old, new) = (Credentials::new([1; 40]), Credentials::new([2; 40]));
+    let old_check = || check(&old.ufrag, &[b'B'; 32]);
+    // the peer has a new name as well
+    let new_check = || check_of(&format!("{}:new", new.ufrag), &[b'C'; 32]);
+    let is_answered = |check: &[u8]| {
+        let socket = socket();
+        socket.send_to(check, server.pool.address()).unwrap();
+        until("the check is answered", || receive(&socket).is_some_and(|answer| answer.starts_with(&[1, 1])));
+    };
+    server.add(1, &Offer::parse(OFFER).unwrap()).1.unwrap();
+    is_answered(&old_check());
+
+    assert!(server.pool.restart(&old.ufrag, "unused", Credentials::new([3; 40])));
+    assert!(server.pool.restart(&old.ufrag, "new", new.clone()));
+    assert!(!server.pool.restart(&old.ufrag, "new", new.clone()), "the name is taken");
+    is_answered(&old_check());
+    is_answered(&new_check());
+    assert_eq!(server.pool.counted().adopted, 1);
+    let socket = socket();
+    let unknown = server.pool.counted().checks_unknown;
+    socket.send_to(&old_check(), server.pool.address()).unwrap();
+    until("the old name is unknown", || server.pool.counted().checks_unknown > unknown);
+    assert!(!server.pool.restart(&old.ufrag, "new", Credentials::new([3; 40])));
+
+    // one that nobody has come for yet; the two are all that there may be
+    server.add(4, &Offer::parse(OFFER).unwrap()).1.unwrap();
+    let (awaited, renamed) = (Credentials::new([4; 40]), Credentials::new([5; 40]));
+    assert!(server.pool.restart(&awaited.ufrag, "new", renamed.clone()));
+    assert_eq!(server.add(6, &Offer::parse(OFFER).unwrap()).1, Err(Full::Sessions));
+    is_answered(&check_of(&format!("{}:new", renamed.ufrag), &[b'F'; 32]));
+
+    // either name ends it
+    assert!(server.pool.restart(&new.ufrag, "newer", Credentials::new([7; 40])));
+    server.pool.end(&Credentials::new([7; 40]).ufrag);
+    until("it is over", || server.has_told(1, &Event::Closed(Cause::Closed)));
+    assert!(!server.pool.restart(&new.ufrag, "newer", Credentials::new([8; 40])));
+    server.add(8, &Offer::parse(OFFER).unwrap()).1.unwrap();
     server.pool.stop();
 }
 
