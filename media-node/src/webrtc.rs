@@ -4,7 +4,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     num::NonZeroUsize,
     sync::Arc,
 };
@@ -154,7 +154,7 @@ pub(crate) async fn stop(webrtc: Option<WebRtc>) {
 
 fn refused(address: SocketAddr) -> String {
     format!(
-        "failed to listen on {address} over UDP; choose another address with --webrtc-address, or turn WebRTC off with \
+        "failed to listen on {address} over UDP and TCP; choose another address with --webrtc-address, or turn WebRTC off with \
          --webrtc-workers=0"
     )
 }
@@ -162,7 +162,8 @@ fn refused(address: SocketAddr) -> String {
 /// The workers share their port, so another process that does the same would share it too, and get every other peer: it is asked for
 /// alone first.
 fn check_free(address: SocketAddr) -> io::Result<()> {
-    UdpSocket::bind(address).map(drop)
+    UdpSocket::bind(address).map(drop)?;
+    if address.port() == 0 { Ok(()) } else { TcpListener::bind(address).map(drop) }
 }
 
 #[cfg(test)]

@@ -93,7 +93,11 @@ pub(crate) fn webrtc_datagrams(mut input: &[u8]) {
                     is_known = true;
                 }
                 Event::Connected => unreachable!("it has not the certificate"),
-                Event::Restarted | Event::KeyframeWanted(_) | Event::Reported(_) | Event::Counted(_) | Event::Closed(_) => {}
+                Event::Restarted
+                | Event::KeyframeWanted(_)
+                | Event::Reported(_)
+                | Event::Counted(_)
+                | Event::Closed(_) => {}
             }
         }
         assert!(is_known || batch.sink_mut().0 == 0, "who has not proved itself is not answered");

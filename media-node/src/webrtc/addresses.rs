@@ -8,7 +8,7 @@ use std::{
 use media_webrtc::{path::Transport, sdp::Candidate};
 use tracing::warn;
 
-/// Addresses of an answer; a machine with more has them for its pods. A client tries all of them.
+/// Addresses of an answer, for either transport; a machine with more has them for its pods. A client tries all of them.
 const MOST: usize = 16;
 
 /// An address that peers are told, in place of those of the machine.
@@ -56,7 +56,7 @@ impl Addresses {
         if bound.ip().is_unspecified() { Self::OfMachine { bound } } else { Self::Told(vec![bound]) }
     }
 
-    /// The best first.
+    /// The best first, over TCP after all over UDP.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
         let addresses = match self {
             Self::Told(told) => told.clone(),
@@ -68,7 +68,9 @@ impl Addresses {
                 reached(all.into_iter().map(|interface| interface.ip()), *bound)
             }
         };
-        addresses.into_iter().take(MOST).map(|address| Candidate { address, transport: Transport::Udp }).collect()
+        let over =
+            |transport| addresses.iter().take(MOST).map(move |address| Candidate { address: *address, transport });
+        over(Transport::Udp).chain(over(Transport::Tcp)).collect()
     }
 }
 
@@ -97,8 +99,15 @@ mod tests {
         all.iter().map(|ip| ip.parse().unwrap()).collect()
     }
 
+    /// The addresses, which must be told for both transports.
     fn told(addresses: &Addresses) -> Vec<String> {
-        addresses.candidates().iter().map(|candidate| candidate.address.to_string()).collect()
+        let candidates = addresses.candidates();
+        let (first, second) = candidates.split_at(candidates.len() / 2);
+        assert!(first.iter().all(|candidate| candidate.transport == Transport::Udp), "{candidates:?}");
+        assert!(second.iter().all(|candidate| candidate.transport == Transport::Tcp), "{candidates:?}");
+        let text = |all: &[Candidate]| all.iter().map(|told| told.address.to_string()).collect::<Vec<_>>();
+        assert_eq!(text(first), text(second));
+        text(first)
     }
 
     #[test]

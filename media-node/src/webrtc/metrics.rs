@@ -299,6 +299,22 @@ pub(super) fn register_pool(r: &mut Registry, pool: &Arc<Pool>) {
         of(|c| c.requests_dropped),
     );
     r.register("webrtc_sends_refused", "Datagrams that the socket did not take", of(|c| c.sends_refused));
+    r.register("webrtc_connections_accepted", "TCP connections that came", of(|c| c.connections_accepted));
+    r.register(
+        "webrtc_connections_refused",
+        "Of these, those that were closed because there were too many",
+        of(|c| c.connections_refused),
+    );
+    r.register(
+        "webrtc_connections_unproven",
+        "Of these, those that were closed because they did not prove to be a session's",
+        of(|c| c.connections_unproven),
+    );
+    r.register(
+        "webrtc_connection_sends_refused",
+        "Datagrams that a TCP connection had no room for",
+        of(|c| c.connection_sends_refused),
+    );
 }
 
 /// One count of the workers.

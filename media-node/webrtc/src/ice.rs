@@ -105,9 +105,10 @@ impl Agent {
         }
         self.consent = Some(now);
         // a peer restarts because it has left the other path, or is about to
-        let moves = restarted || self.selected.as_ref().is_none_or(|selected| {
-            selected.path == path || request.nominates || now.saturating_duration_since(selected.seen) > SILENT
-        });
+        let moves = restarted
+            || self.selected.as_ref().is_none_or(|selected| {
+                selected.path == path || request.nominates || now.saturating_duration_since(selected.seen) > SILENT
+            });
         if moves {
             self.selected = Some(Selected { path, seen: now });
         }
