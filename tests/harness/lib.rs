@@ -36,3 +36,4 @@ pub mod site;
 pub mod status;
 pub mod wait;
 pub mod watchdog;
+pub mod webrtc;
