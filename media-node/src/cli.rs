@@ -129,7 +129,7 @@ pub struct NodeArgs {
         long,
         env = "TALLYLIGHT_LOG_FILTER",
         value_name = "FILTER",
-        default_value = "info,kube_client::client::builder=off"
+        default_value = "info,kube_client::client::builder=off,rtc_dtls=error"
     )]
     pub log_filter: String,
     /// File that gets the bound addresses as JSON once all of them are served

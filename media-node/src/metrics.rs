@@ -159,6 +159,7 @@ pub struct Metrics {
     hls_refusals: Family<HlsLabel, Counter>,
     bytes: Family<BytesLabel, Counter<u64, AtomicU64>>,
     packets_skipped: Counter,
+    b_frames: Counter,
     claim_duration: Histogram,
     store_errors: Counter,
     ends_waiting: Gauge64,
@@ -186,6 +187,7 @@ impl Metrics {
             hls_refusals: Family::default(),
             bytes: Family::default(),
             packets_skipped: Counter::default(),
+            b_frames: Counter::default(),
             claim_duration,
             store_errors: Counter::default(),
             ends_waiting: Gauge64::default(),
@@ -218,6 +220,11 @@ impl Metrics {
         r.register("hls_refusals", "Requests of players over HLS that were refused", self.hls_refusals.clone());
         r.register_with_unit("media", "Bytes from publishers and to viewers", Unit::Bytes, self.bytes.clone());
         r.register("packets_skipped", "Packets that viewers lost because they lagged", self.packets_skipped.clone());
+        r.register(
+            "publishers_with_b_frames",
+            "Publishers whose streams WebRTC cannot carry because they have B-frames",
+            self.b_frames.clone(),
+        );
         r.register_with_unit(
             "claim_duration",
             "Time from first media to the durable start",
@@ -285,6 +292,11 @@ impl Metrics {
 
     pub fn skipped(&self, packets: u64) {
         self.packets_skipped.inc_by(packets);
+    }
+
+    /// Counts a publisher that was seen to send B-frames.
+    pub fn b_frames(&self) {
+        self.b_frames.inc();
     }
 
     pub fn session_started(&self, claim_seconds: f64) {

@@ -144,9 +144,7 @@ impl VideoPacketizer {
         if !known || data.is_empty() {
             return Video::Nothing;
         }
-        let rate = Timescale::MPEG;
-        let shown = clock::rescaled(time.ticks(), time.timescale(), rate)
-            + clock::rescaled(tag.composition_time_ms.into(), Timescale::MILLIS, rate);
+        let shown = shown(tag, time);
         match self.order.place(shown, tag.keyframe) {
             Placed::Send => self.payloads(tag.keyframe, clock::wrapped(shown), data),
             Placed::Withhold => Video::Nothing,
@@ -193,6 +191,30 @@ impl Configured {
 fn fragments(frame: &Bytes, most: usize) -> impl Iterator<Item = Bytes> {
     let mut rest = frame.clone();
     std::iter::from_fn(move || (!rest.is_empty()).then(|| rest.split_to(rest.len().min(most))))
+}
+
+/// When a picture is shown, in ticks of its RTP clock.
+fn shown(tag: VideoTag, time: MediaTime) -> i64 {
+    let rate = Timescale::MPEG;
+    clock::rescaled(time.ticks(), time.timescale(), rate)
+        + clock::rescaled(tag.composition_time_ms.into(), Timescale::MILLIS, rate)
+}
+
+/// Looks out for B-frames in the first video track of a broadcast, without making payloads of it.
+#[derive(Debug, Default)]
+pub struct BFrames(Order);
+
+impl BFrames {
+    /// Takes the next packet. Reports whether it shows that the stream has B-frames, which it does once, and again after a group
+    /// without any.
+    pub fn show_in(&mut self, packet: &Packet) -> bool {
+        if packet.track != Track::first(Kind::Video) {
+            return false;
+        }
+        VideoTag::parse(&packet.payload).is_ok_and(|tag| {
+            tag.part == Part::Coded && self.0.place(shown(tag, packet.time), tag.keyframe) == Placed::Stop
+        })
+    }
 }
 
 /// Whether pictures come in the order in which they are shown.

@@ -9,6 +9,7 @@ use media_core::{
     Packet,
     broadcast::{Action, Cause, Denied, Input, Leave, Lifecycle, Timeouts},
 };
+use media_rtp::packetize::BFrames;
 use tallylight_crds::{Broadcast, Protocol, Reason};
 use tokio::{
     sync::mpsc,
@@ -62,6 +63,7 @@ pub(super) struct Publisher<S> {
     stopping: bool,
     timer: Pin<Box<Sleep>>,
     goodbye: Option<Goodbye>,
+    b_frames: BFrames,
 }
 
 /// What a publisher was woken for, besides its connection.
@@ -106,6 +108,7 @@ impl<S: Store> Publisher<S> {
             stopping: false,
             timer,
             goodbye: None,
+            b_frames: BFrames::default(),
         }
     }
 
@@ -119,6 +122,9 @@ impl<S: Store> Publisher<S> {
 
     /// Hands a packet to all readers. `is_frame`: it shows that the publisher sends media, and not only what describes it.
     pub(super) fn push(&mut self, packet: Packet, is_frame: bool) {
+        if self.b_frames.show_in(&packet) {
+            self.has_b_frames();
+        }
         self.place.push(packet);
         if is_frame {
             self.input(Input::Media);
@@ -189,6 +195,16 @@ impl<S: Store> Publisher<S> {
             // it comes back as soon as it is let go, and must not find its own session in the way
             let _durable = timeout(PARKING, claims.settled(&Key::of(&broadcast))).await;
         }
+    }
+
+    /// Says what viewers over WebRTC will miss, whether or not there are some.
+    fn has_b_frames(&self) {
+        self.metrics.b_frames();
+        let (name, peer) = (self.place.name(), self.origin.peer);
+        info!(
+            app = name.app, stream = %name.id, %peer,
+            "the stream has B-frames, so viewers over WebRTC are refused; set bframes=0 or tune zerolatency in OBS' advanced output"
+        );
     }
 
     fn claimed(&mut self, answer: Result<OnAir, Denied>) {

@@ -55,6 +55,7 @@ mod tests {
             rtmp: SocketAddr::from(([0, 0, 0, 0], 1935)),
             rtmps: None,
             relay: None,
+            webrtc: None,
         };
 
         let text = addresses(&bound, "LiveApp", false, false);
@@ -73,6 +74,7 @@ mod tests {
             rtmp: bound(1935),
             rtmps: None,
             relay: None,
+            webrtc: None,
         };
 
         assert!(addresses(&bound, "LiveApp", false, false).contains("this machine only; --rest-token-file opens it"));

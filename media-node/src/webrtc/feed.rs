@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{debug, info};
 
 use super::{
     metrics::Metrics,
@@ -350,7 +350,7 @@ impl Feeding<'_> {
         let codec = |codec: &Codec| codec.to_string();
         info!(app = name.app, stream = %name.id, codecs = ?codecs.iter().map(codec).collect::<Vec<_>>(), "webrtc.stream.started");
         if let Some(silence) = self.tracks.silence() {
-            warn!(app = name.app, stream = %name.id, "{silence}");
+            info!(app = name.app, stream = %name.id, "{silence}");
         }
         let offering = Offering { stream, codecs: codecs.into() };
         let before = std::mem::replace(&mut self.phase, Phase::Open(offering.clone()));
@@ -366,9 +366,10 @@ impl Feeding<'_> {
     fn refuse(&mut self, obstacle: Obstacle) {
         self.close();
         let name = &self.feed.name;
-        warn!(app = name.app, stream = %name.id, "{obstacle}");
-        if obstacle == Obstacle::BFrames {
-            self.feeds.0.metrics.reordered();
+        // of B-frames the publisher's node has said it; of all else nobody has
+        match obstacle {
+            Obstacle::BFrames => debug!(app = name.app, stream = %name.id, "{obstacle}"),
+            Obstacle::Video(_) | Obstacle::Audio(_) => info!(app = name.app, stream = %name.id, "{obstacle}"),
         }
         self.phase = Phase::Refused;
         self.feed.state.send_replace(State::Refused(obstacle));

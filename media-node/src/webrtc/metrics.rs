@@ -118,7 +118,6 @@ pub(crate) struct Metrics {
     sessions_ended: Family<EndLabel, Counter>,
     refusals: Family<RefusalLabel, Counter>,
     streams: Gauge64,
-    streams_reordered: Counter,
     bytes: Counter<u64, AtomicU64>,
     packets_sent: Counter,
     packets_resent: Counter,
@@ -141,7 +140,6 @@ impl Metrics {
             sessions_ended: Family::default(),
             refusals: Family::default(),
             streams: Gauge64::default(),
-            streams_reordered: Counter::default(),
             bytes: node.bytes(Protocol::WebRtc, Direction::Out),
             packets_sent: Counter::default(),
             packets_resent: Counter::default(),
@@ -169,11 +167,6 @@ impl Metrics {
         );
         r.register("webrtc_refusals", "Requests of WHEP and WHIP that were refused", self.refusals.clone());
         r.register("webrtc_streams", "Streams that are prepared for viewers over WebRTC", self.streams.clone());
-        r.register(
-            "webrtc_streams_reordered",
-            "Streams that WebRTC cannot carry because they have B-frames, each time that it is found out",
-            self.streams_reordered.clone(),
-        );
         r.register("webrtc_packets_sent", "Packets sent to viewers", self.packets_sent.clone());
         r.register("webrtc_packets_resent", "Packets sent to viewers again on request", self.packets_resent.clone());
         r.register(
@@ -228,10 +221,6 @@ impl Metrics {
     /// Counts a stream that is prepared until the guard is dropped.
     pub(super) fn stream(&self) -> Counted {
         Counted::new(vec![self.streams.clone()])
-    }
-
-    pub(super) fn reordered(&self) {
-        self.streams_reordered.inc();
     }
 
     /// Packets that the ring has lost for all viewers of a stream.

@@ -23,8 +23,8 @@ const BEGIN: Duration = Duration::from_secs(3_600);
 /// puts in a row.
 const CERTAIN: u32 = 20;
 
-/// Sound that is this much older than the newest packet is not bridged: it comes in one go when a stream gets its first viewer, who
-/// is sent sound from the newest on.
+/// Sound that is this much older than the newest packet, in milliseconds, is left out: it comes in one go when a stream gets its first
+/// viewer, who is sent sound from the newest on.
 const MAX_AGE: u64 = 200;
 
 /// Why a stream, or its sound, is not sent.
@@ -81,7 +81,7 @@ pub(super) enum Sendable {
 /// A frame of the track with this codec.
 pub(super) type Sent = (Codec, Arc<Frame>);
 
-/// Whether sound that must be made first is made.
+/// Whether sound is made and sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sound {
     Wanted,
@@ -193,7 +193,9 @@ impl Tracks {
         match tag.codec {
             AudioCodec::Opus => {
                 self.has_audio = Known::Is(Codec::Opus);
-                self.push_opus(packet, frames);
+                if sound == Sound::Wanted {
+                    self.push_opus(packet, frames);
+                }
             }
             AudioCodec::Aac if sound == Sound::Spared && tag.part == Part::Coded => {}
             codec => {

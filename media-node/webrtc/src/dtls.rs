@@ -69,6 +69,8 @@ impl Identity {
                 .with_client_auth(ClientAuthType::RequireAnyClientCert)
                 // certificates are known by the fingerprint of the offer, which `Association` compares
                 .with_insecure_skip_verify(true)
+                // without a name the library looks for one, and says that it misses it
+                .with_server_name("tallylight".to_owned())
                 .with_flight_interval(FLIGHT);
             builder.build(is_client, None).map(Arc::new).map_err(|source| IdentityError(source.to_string()))
         };
