@@ -356,7 +356,10 @@ impl Publisher {
                 }
             }
             // we send it nothing
-            Feedback::Report(_) | Feedback::Nack { .. } | Feedback::KeyframeWanted { .. } => {}
+            Feedback::Report(_)
+            | Feedback::Nack { .. }
+            | Feedback::KeyframeWanted { .. }
+            | Feedback::Estimate { .. } => {}
         });
         self.connection.datagrams_ignored += u64::from(read.is_err());
     }

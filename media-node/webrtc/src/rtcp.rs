@@ -28,6 +28,10 @@ pub(crate) enum Feedback {
     KeyframeWanted {
         ssrc: u32,
     },
+    /// What it thinks that it can take in all (draft-alvestrand-rmcat-remb-03), in bits a second.
+    Estimate {
+        bits: u64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +81,8 @@ pub(crate) fn read(mut compound: &[u8], mut told: impl FnMut(Feedback)) -> Resul
                     .filter_map(|request| be32(request, 0))
                     .for_each(|ssrc| told(Feedback::KeyframeWanted { ssrc }));
             }
-            // transport-wide feedback, REMB, source descriptions, extended reports; and BYE, which may end one of a
+            PAYLOAD_FEEDBACK if count == 15 => estimate(packet).into_iter().for_each(&mut told),
+            // transport-wide feedback, source descriptions, extended reports; and BYE, which may end one of a
             // receiver's sources: a viewer that is gone stops its checks
             _ => {}
         }
@@ -108,6 +113,15 @@ fn reports(packet: &[u8], blocks_at: usize, count: u8, told: &mut impl FnMut(Fee
         };
         report().into_iter().for_each(|report| told(Feedback::Report(report)));
     }
+}
+
+/// draft-alvestrand-rmcat-remb-03 §2.2: after the name six bits of exponent, and 18 of mantissa.
+fn estimate(packet: &[u8]) -> Option<Feedback> {
+    let value = be24(packet, 17).filter(|_| packet.get(12..16) == Some(b"REMB"))?;
+    let (exponent, mantissa) = (value >> 18, u64::from(value & 0x3_ffff));
+    // what is more than 2^64 is more than anything
+    let bits = if exponent > 46 { u64::MAX } else { mantissa << exponent };
+    Some(Feedback::Estimate { bits })
 }
 
 /// RFC 4585 §6.2.1: a number, and a bit for each of the sixteen that follow it.

@@ -7,6 +7,12 @@ use crate::clock::Wallclock;
 use crate::history::{Frame, History, Position};
 use crate::sdp::{Codec, MediaKind};
 
+/// Long enough for a keyframe to be one among many, and short enough for a viewer that joins to know what it can be sent.
+const RATE_WINDOW: Duration = Duration::from_secs(1);
+
+/// An encoding that has not come for so long has ended, or its publisher has too little bandwidth for it.
+const STALE: Duration = Duration::from_secs(2);
+
 /// A track of a stream, of which its publisher may send several encodings at once (simulcast). A viewer is sent one of them at a
 /// time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +57,40 @@ pub(crate) struct Encoding {
     pub(crate) codec: Codec,
     pub(crate) history: History,
     last: Option<(u32, Duration)>,
+    rate: Rate,
+}
+
+/// How much comes of an encoding.
+#[derive(Debug, Default)]
+struct Rate {
+    /// Since when bytes are counted.
+    window: Option<(Instant, u64)>,
+    newest: Option<Instant>,
+    bits: u64,
+}
+
+impl Rate {
+    fn count(&mut self, frame: &Frame, now: Instant) {
+        let bytes: usize = frame.packets.iter().map(|packet| packet.bytes.len()).sum();
+        let (began, counted) = self.window.get_or_insert((now, 0));
+        let length = now.saturating_duration_since(*began);
+        if length >= RATE_WINDOW {
+            self.bits = bits_a_second(*counted, length);
+            (*began, *counted) = (now, 0);
+        }
+        // no loss: a frame is far smaller
+        *counted += bytes as u64;
+        self.newest = Some(now);
+    }
+
+    /// Bits a second, `None` if nothing comes.
+    fn at(&self, now: Instant) -> Option<u64> {
+        let is_fresh = self.newest.is_some_and(|newest| now.saturating_duration_since(newest) < STALE);
+        let (began, counted) = self.window.filter(|_| is_fresh)?;
+        // at first, what is known so far
+        let so_far = || bits_a_second(counted, now.saturating_duration_since(began).max(RATE_WINDOW / 4));
+        Some(if self.bits > 0 { self.bits } else { so_far() })
+    }
 }
 
 /// A frame's place in its encoding's history.
@@ -64,7 +104,7 @@ pub struct Pushed {
 impl Source {
     #[must_use]
     pub fn new(tracks: &[Track], clock: Wallclock) -> Self {
-        let encoding = |codec| Encoding { codec, history: History::default(), last: None };
+        let encoding = |codec| Encoding { codec, history: History::default(), last: None, rate: Rate::default() };
         let track = |track: &Track| (0..track.layers.max(1)).map(|_| encoding(track.codec)).collect();
         Self { clock, anchor: None, tracks: tracks.iter().map(track).collect() }
     }
@@ -74,6 +114,7 @@ impl Source {
         let entry = self.tracks.get_mut(layer.track)?.get_mut(layer.layer)?;
         self.anchor.get_or_insert((now, frame.time));
         entry.last = Some((frame.timestamp, frame.time));
+        entry.rate.count(frame, now);
         let positions = entry.history.push(frame, now);
         Some(Pushed { layer, positions, is_keyframe: frame.is_keyframe || entry.codec.kind() == MediaKind::Audio })
     }
@@ -81,6 +122,16 @@ impl Source {
     /// Frames are missing here: what is kept of the current group is of no use to a viewer that joins.
     pub fn interrupt(&mut self) {
         self.tracks.iter_mut().flatten().for_each(|encoding| encoding.history.interrupt());
+    }
+
+    /// Bits a second of a track's encodings, `None` of those that do not come.
+    pub(crate) fn rates(&self, track: usize, now: Instant) -> Vec<Option<u64>> {
+        self.tracks.get(track).into_iter().flatten().map(|encoding| encoding.rate.at(now)).collect()
+    }
+
+    /// How many encodings a track has.
+    pub(crate) fn layers(&self, track: usize) -> usize {
+        self.tracks.get(track).map_or(0, Vec::len)
     }
 
     pub(crate) fn encoding(&self, layer: Layer) -> Option<&Encoding> {
@@ -108,6 +159,10 @@ impl Source {
         let earlier = ticks(of_other.1.saturating_sub(of_one.1), clock);
         Some(of_other.0.wrapping_add(later).wrapping_sub(earlier).wrapping_sub(of_one.0))
     }
+}
+
+fn bits_a_second(bytes: u64, length: Duration) -> u64 {
+    8_000 * bytes / u64::try_from(length.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// Ticks of a duration, modulo 2^32 as RTP times are.

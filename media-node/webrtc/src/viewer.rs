@@ -4,6 +4,7 @@
 //! has each frame sent by [`Viewer::send`], and takes what happened from [`Viewer::poll_event`]. What is to be sent goes into the
 //! driver's [`Batch`].
 
+mod choice;
 mod leg;
 mod picture;
 
@@ -134,13 +135,8 @@ impl Viewer {
     pub fn send<S: Sink>(&mut self, pushed: &Pushed, source: &Source, batch: &mut Batch<S>, now: Instant) {
         let Some((path, srtp)) = self.connection.open() else { return };
         let Some(leg) = self.legs.iter_mut().find(|leg| leg.track() == pushed.layer.track) else { return };
-        leg.send(pushed, source, &mut leg::Wire { path, srtp, batch, counters: &mut self.counters });
-        batch.flush();
-        let refused = batch.take_refused();
-        if refused > 0 {
-            self.counters.packets_refused += refused;
-            leg.pause();
-        }
+        leg.send(pushed, source, &mut leg::Wire { path, srtp, batch, counters: &mut self.counters }, now);
+        settle(leg, batch, &mut self.counters);
         self.report_first(source, batch, now);
     }
 
@@ -150,7 +146,24 @@ impl Viewer {
         if self.connection.is_open() && self.next_report.is_some_and(|due| due <= now) {
             self.report(source, batch, now);
         }
+        self.spread(source, batch, now);
         batch.flush();
+    }
+
+    /// Sends the next part of frames that are too large to be sent at once.
+    fn spread<S: Sink>(&mut self, source: &Source, batch: &mut Batch<S>, now: Instant) {
+        let Some((path, srtp)) = self.connection.open() else { return };
+        for leg in self.legs.iter_mut().filter(|leg| leg.due().is_some_and(|due| due <= now)) {
+            batch.flush();
+            leg.step(source, &mut leg::Wire { path, srtp, batch, counters: &mut self.counters }, now);
+            settle(leg, batch, &mut self.counters);
+        }
+    }
+
+    /// Reports whether a frame is still to be sent.
+    #[must_use]
+    pub fn is_spreading(&self) -> bool {
+        self.legs.iter().any(|leg| leg.due().is_some())
     }
 
     /// When [`Self::handle_timeout`] is due next, and what for.
@@ -158,7 +171,9 @@ impl Viewer {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let report = self.next_report.filter(|_| self.connection.is_open());
         let report = report.map(|due| (due, "a sender report is due"));
-        [report, self.connection.poll_timeout()].into_iter().flatten().min_by_key(|(due, _)| *due)
+        let step = self.legs.iter().filter_map(Leg::due).min().filter(|_| self.connection.is_open());
+        let step = step.map(|due| (due, "a frame is still to be sent"));
+        [report, step, self.connection.poll_timeout()].into_iter().flatten().min_by_key(|(due, _)| *due)
     }
 
     /// Takes new credentials for its checks, beside those that it has until the peer checks with them.
@@ -211,7 +226,7 @@ impl Viewer {
         let mut wire = leg::Wire { path, srtp, batch, counters: &mut self.counters };
         let mut waiting = Vec::new();
         for leg in &mut self.legs {
-            if leg.join(source, &mut wire) == leg::Joined::Waits {
+            if leg.join(source, &mut wire, now) == leg::Joined::Waits {
                 waiting.extend(leg.wanted());
             }
         }
@@ -235,7 +250,7 @@ impl Viewer {
         let read = rtcp::read(&compound, |feedback| match feedback {
             Feedback::Report(report) => {
                 for leg in legs.iter_mut().filter(|leg| leg.ssrc() == report.ssrc) {
-                    leg.reported(&report, source, now);
+                    wanted.extend(leg.reported(&report, source, now));
                     qualities.extend(leg.quality());
                 }
             }
@@ -247,6 +262,7 @@ impl Viewer {
             Feedback::KeyframeWanted { ssrc } => {
                 wanted.extend(legs.iter().filter(|leg| leg.ssrc() == ssrc).find_map(Leg::wanted));
             }
+            Feedback::Estimate { bits } => legs.iter_mut().for_each(|leg| leg.estimated(bits, now)),
             // it has nothing to send
             Feedback::SenderReport { .. } => {}
         });
@@ -284,5 +300,15 @@ impl Viewer {
             batch.flush();
             put(path, &sealed, batch);
         }
+    }
+}
+
+/// Sends what is gathered of a leg, which goes on at a keyframe if it did not fit.
+fn settle<S: Sink>(leg: &mut Leg, batch: &mut Batch<S>, counters: &mut Counters) {
+    batch.flush();
+    let refused = batch.take_refused();
+    if refused > 0 {
+        counters.packets_refused += refused;
+        leg.pause();
     }
 }

@@ -80,6 +80,8 @@ counters! {
     received_dropped,
     /// Requests for keyframes that a worker had no room for.
     requests_dropped,
+    /// Times that a worker woke up.
+    turns,
     /// TCP connections that came.
     connections_accepted,
     /// Of these, those that went because there were too many.
@@ -104,6 +106,8 @@ pub(crate) struct Worker {
     brought: Vec<SessionId>,
     /// What one read of a connection gave.
     read: Vec<u8>,
+    /// Viewers that a frame is too large to be sent to at once.
+    spreading: Vec<SessionId>,
 }
 
 /// For whom a datagram is.
@@ -186,6 +190,7 @@ impl Worker {
             foreign: HashMap::new(),
             brought: Vec::new(),
             read: Vec::new(),
+            spreading: Vec::new(),
         })
     }
 
@@ -229,6 +234,7 @@ impl Worker {
             PollFd::new(&self.inbox.bell, PollFlags::IN),
         ];
         let _interrupted = poll(&mut descriptors, left.and_then(timespec).as_ref());
+        count(&self.shared.counters.turns);
         // it may not have rung
         let _silent = rustix::io::read(&self.inbox.bell, &mut [0_u8; 8]);
     }
@@ -289,7 +295,14 @@ impl Worker {
         for id in viewers {
             if let Some(Session { role: Role::Viewer { viewer, .. }, .. }) = self.sessions.get_mut(id) {
                 viewer.send(&pushed, source, &mut self.batch, now);
+                if viewer.is_spreading() {
+                    self.spreading.push(*id);
+                }
             }
+        }
+        // their next part is due sooner than what they had
+        for id in std::mem::take(&mut self.spreading) {
+            self.events(id);
         }
     }
 

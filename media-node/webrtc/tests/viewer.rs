@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
 
+#[path = "viewer/layers.rs"]
+mod layers;
 #[path = "viewer/world.rs"]
 mod world;
 
@@ -44,6 +46,45 @@ fn a_frame_is_one_batch() {
     let before = world.batch.sink_mut().batches;
     world.push(VIDEO, &picture(1, false));
     assert_eq!(world.batch.sink_mut().batches, before + 1);
+}
+
+#[test]
+fn a_large_frame_is_spread_over_4_ms_and_the_next_one_follows_it() {
+    let mut world = World::connected();
+    let large = world::picture_of(0, true, 200);
+    world.push(VIDEO, &large);
+    let sent = |world: &World| world.viewer.counters().packets;
+    let at_once = sent(&world);
+    world.run(Duration::from_millis(2));
+    let after_2_ms = sent(&world);
+    world.push(VIDEO, &picture(1, false));
+    world.run(Duration::from_millis(2));
+    assert_eq!((at_once, after_2_ms, sent(&world)), (48, 144, 204));
+    assert!(!world.viewer.is_spreading());
+
+    // one that would take longer than that goes in larger parts
+    let huge = world::picture_of(2, true, 1_000);
+    world.push(VIDEO, &huge);
+    assert_eq!(sent(&world), 404);
+    world.run(Duration::from_millis(4));
+    assert_eq!(sent(&world), 1_204);
+    world.run(TICK);
+    assert_eq!(world.payloads(VIDEO), bits_of(&[large, picture(1, false), huge]));
+}
+
+#[test]
+fn what_is_left_of_a_frame_is_dropped_where_there_is_no_room() {
+    let mut world = World::connected();
+    world.push(VIDEO, &world::picture_of(0, true, 200));
+    world.batch.sink_mut().is_full = true;
+    world.run(Duration::from_millis(1));
+    world.batch.sink_mut().is_full = false;
+    world.push(VIDEO, &picture(1, false));
+    world.run(TICK);
+    assert_eq!((world.viewer.counters().packets_refused, world.viewer.counters().frames_skipped), (48, 1));
+    world.push(VIDEO, &picture(2, true));
+    world.run(TICK);
+    assert_eq!(world.payloads(VIDEO)[48..], bits_of(&[picture(2, true)]));
 }
 
 #[test]

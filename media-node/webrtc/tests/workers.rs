@@ -344,6 +344,24 @@ fn a_session_goes_on_under_new_credentials_once_its_peer_checks_with_them() {
 }
 
 #[test]
+fn workers_without_sessions_and_streams_sleep() {
+    let server = Server::start(2, Limits::default());
+    server.pool.close(STREAM);
+    let turns = || server.pool.counted().turns;
+    let silent = socket();
+    until("nobody wakes up in half a second", || {
+        let before = turns();
+        // a read of a socket that nothing comes to takes 2 ms or longer
+        (0..250).for_each(|_| assert_eq!(receive(&silent), None));
+        turns() == before
+    });
+    let before = turns();
+    server.add(1, &Offer::parse(OFFER).unwrap()).1.unwrap();
+    until("one sees to it that the session's wait ends", || turns() > before);
+    server.pool.stop();
+}
+
+#[test]
 fn strangers_are_counted_and_not_answered() {
     let server = Server::start(2, Limits::default());
     let socket = socket();
@@ -386,6 +404,9 @@ fn a_peer_over_ipv6_or_mapped_ipv4_is_told_its_own_address() {
         socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
         socket.send_to(&check, (host, pool.address().port())).unwrap();
         until("the check is answered", || receive(&socket).is_some_and(|answer| answer[25] == family));
+        let mut connection = Connection::open(SocketAddr::new(host.parse().unwrap(), pool.address().port()));
+        connection.send(&check);
+        until("the check is answered", || connection.receive().is_some_and(|answer| answer[25] == family));
     }
     pool.stop();
 }

@@ -84,3 +84,13 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_viewers_estimate_is_read() {
+    let estimate = |exponent: u8, mantissa: u8| {
+        let value = [1, exponent << 2, 0, mantissa];
+        told(&[&[0x8f, 206, 0, 5, 0, 0, 0, 5, 0, 0, 0, 0][..], b"REMB", &value, &[0, 0, 0, 9]].concat())
+    };
+    assert_eq!(estimate(3, 200), (vec![Feedback::Estimate { bits: 1_600 }], Ok(())));
+    assert_eq!(estimate(63, 200), (vec![Feedback::Estimate { bits: u64::MAX }], Ok(())));
+}

@@ -165,7 +165,7 @@ impl Answer<'_> {
             write!(f, "a=fmtp:{payload_type} {parameters}\r\n")?;
         }
         let wanted: &[&str] = match (self.direction, codec.kind()) {
-            (Direction::Send, MediaKind::Video) => &["nack", "nack pli", "ccm fir"],
+            (Direction::Send, MediaKind::Video) => &["nack", "nack pli", "ccm fir", "goog-remb"],
             (Direction::Send, MediaKind::Audio) => &["nack"],
             (Direction::Receive, MediaKind::Video) => &["transport-cc", "nack", "nack pli"],
             (Direction::Receive, MediaKind::Audio) => &["transport-cc", "nack"],

@@ -1,6 +1,7 @@
 //! One track on its way to one viewer: its numbering, what is sent again, and what the viewer reports.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Sink};
@@ -11,6 +12,7 @@ use crate::sdp::{Codec, Leg as Chosen, MediaKind};
 use crate::source::{Layer, Pushed, Source};
 use crate::srtp::{self, RTP_HEADER};
 use crate::viewer::Counters;
+use crate::viewer::choice::{Choice, Said, lowest};
 use crate::viewer::picture::Picture;
 
 /// An Ethernet frame less the headers of IPv6 and UDP: a larger packet would be fragmented.
@@ -23,6 +25,14 @@ const MAX_BURST: usize = 2 * 1024 * 1024;
 /// what it gets is not helped by it, and none can have us send to it without end.
 const MAX_BUDGET: u32 = 512;
 const PRICE: u32 = 2;
+
+/// Packets that are sent at once: a system call. A frame that has more is spread, so that it fills no queue on the way, and a picture
+/// of hundreds of packets does not hold up other viewers.
+const PORTION: usize = 48;
+
+/// A frame is sent within five steps, the first at once: 4 ms.
+const STEPS: usize = 5;
+const STEP: Duration = Duration::from_millis(1);
 
 /// Jumps in a track's positions that are remembered; a viewer asks for packets of the last second or two.
 const MAX_SPANS: usize = 8;
@@ -59,6 +69,10 @@ pub(super) struct Leg {
     origin: Origin,
     /// The encoding that it changes to at a keyframe of that.
     wanted: usize,
+    choice: Choice,
+    /// Packets that it was sent, and that it asked for again, since its report before.
+    sent: u32,
+    asked: u32,
     last: Option<Last>,
     ssrc: u32,
     payload_type: u8,
@@ -69,6 +83,10 @@ pub(super) struct Leg {
     /// Where numbers and positions run in parallel, the newest last.
     spans: VecDeque<Span>,
     flow: Flow,
+    /// What was pushed and is not sent yet, how many packets of it are sent in a step, and when the next step is.
+    backlog: Range<Position>,
+    portion: usize,
+    due: Option<Instant>,
     packets: u32,
     octets: u32,
     is_reported: bool,
@@ -130,6 +148,9 @@ impl Leg {
             clock: format.codec.clock(),
             origin: Origin::default(),
             wanted: 0,
+            choice: Choice::new(),
+            sent: 0,
+            asked: 0,
             last: None,
             ssrc: chosen.ssrc,
             payload_type: format.payload_type,
@@ -143,6 +164,9 @@ impl Leg {
             budget: MAX_BUDGET,
             spans: VecDeque::new(),
             flow: Flow::AwaitsKeyframe,
+            backlog: 0..0,
+            portion: PORTION,
+            due: None,
             packets: 0,
             octets: 0,
             is_reported: false,
@@ -176,29 +200,39 @@ impl Leg {
         self.packets > 0 && !self.is_reported
     }
 
-    /// Sends the current group. Sound joins at its live edge, since what was said is not wanted.
-    pub(super) fn join<S: Sink>(&mut self, source: &Source, wire: &mut Wire<'_, S>) -> Joined {
+    /// When the next step is, of a frame that is spread.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Sends the current group, a portion a step. Sound joins at its live edge, since what was said is not wanted.
+    pub(super) fn join<S: Sink>(&mut self, source: &Source, wire: &mut Wire<'_, S>, now: Instant) -> Joined {
         if self.kind == MediaKind::Audio {
             return Joined::Flows;
         }
+        // the lowest of those that it can begin with at once, if there is one
+        let rates = source.rates(self.track, now);
+        let has_group = |layer| source.encoding(Layer { track: self.track, layer })?.history.group();
+        let at_once: Vec<_> =
+            (0..).zip(&rates).map(|(layer, rate)| rate.filter(|_| has_group(layer).is_some())).collect();
+        self.wanted = lowest(&at_once).or_else(|| lowest(&rates)).unwrap_or(0);
+        self.origin = Origin { layer: self.wanted, ..Origin::default() };
         let Some(encoding) = source.encoding(self.current()) else { return Joined::Waits };
         let history = &encoding.history;
         let Some(group) = history.group().filter(|group| history.bytes_since(group.start) <= MAX_BURST) else {
             return Joined::Waits;
         };
         self.flow = Flow::Flows;
-        for position in group {
-            if let Some(stored) = history.get(position) {
-                self.put(position, stored, encoding.codec, wire);
-            }
-        }
+        self.backlog = group;
+        self.step(source, wire, now);
         Joined::Flows
     }
 
-    pub(super) fn send<S: Sink>(&mut self, pushed: &Pushed, source: &Source, wire: &mut Wire<'_, S>) {
-        let Some(encoding) = source.encoding(pushed.layer) else { return };
+    pub(super) fn send<S: Sink>(&mut self, pushed: &Pushed, source: &Source, wire: &mut Wire<'_, S>, now: Instant) {
         if pushed.is_keyframe && pushed.layer.layer == self.wanted && self.wanted != self.origin.layer {
-            self.change(pushed, source);
+            self.portion = usize::MAX;
+            self.step(source, wire, now);
+            self.change(pushed, source, now);
         }
         if pushed.layer != self.current() {
             return;
@@ -210,15 +244,34 @@ impl Leg {
             wire.counters.frames_skipped += 1;
             return;
         }
-        for position in pushed.positions.clone() {
+        let Range { start, end } = pushed.positions;
+        self.backlog.start = if self.backlog.is_empty() { start } else { self.backlog.start };
+        self.backlog.end = end;
+        let length = usize::try_from(end - start).unwrap_or(usize::MAX);
+        self.portion = self.portion.max(length.div_ceil(STEPS));
+        if self.due.is_none() {
+            self.step(source, wire, now);
+        }
+    }
+
+    /// Sends the next portion of what waits.
+    pub(super) fn step<S: Sink>(&mut self, source: &Source, wire: &mut Wire<'_, S>, now: Instant) {
+        let Some(encoding) = source.encoding(self.current()) else { return };
+        let portion = u64::try_from(self.portion).unwrap_or(u64::MAX);
+        let end = self.backlog.end.min(self.backlog.start.saturating_add(portion));
+        for position in std::mem::replace(&mut self.backlog.start, end)..end {
             if let Some(stored) = encoding.history.get(position) {
                 self.put(position, stored, encoding.codec, wire);
             }
         }
+        self.due = (!self.backlog.is_empty()).then_some(now + STEP);
+        if self.due.is_none() {
+            self.portion = PORTION;
+        }
     }
 
     /// Goes on with another encoding, of which a keyframe has come: its times and numbers follow on those that were sent.
-    fn change(&mut self, pushed: &Pushed, source: &Source) {
+    fn change(&mut self, pushed: &Pushed, source: &Source, now: Instant) {
         let Some(encoding) = source.encoding(pushed.layer) else { return };
         let Some(first) = encoding.history.get(pushed.positions.start) else { return };
         let mut origin = Origin { layer: pushed.layer.layer, timestamp: 0, picture: 0 };
@@ -237,12 +290,28 @@ impl Leg {
                 origin.picture = sent.wrapping_add(1).wrapping_sub(picture.number);
             }
         }
+        self.choice.changed(&source.rates(self.track, now), self.origin.layer, origin.layer, now);
         self.origin = origin;
+    }
+
+    /// The viewer thinks that it can take so many bits a second.
+    pub(super) fn estimated(&mut self, bits: u64, now: Instant) {
+        self.choice.estimated(bits, now);
+    }
+
+    /// Chooses among the encodings that there are. Returns the one that a keyframe is needed of, if it is another than the viewer has.
+    fn choose(&mut self, said: Said, source: &Source, now: Instant) -> Option<Layer> {
+        if source.layers(self.track) < 2 {
+            return None;
+        }
+        self.wanted = self.choice.reported(said, &source.rates(self.track, now), self.origin.layer, now);
+        self.wanted().filter(|wanted| *wanted != self.current())
     }
 
     /// Leaves out what comes before the next keyframe.
     pub(super) fn pause(&mut self) {
         self.flow = Flow::AwaitsKeyframe;
+        (self.backlog, self.portion, self.due) = (0..0, PORTION, None);
     }
 
     fn put<S: Sink>(&mut self, position: Position, stored: &Stored, codec: Codec, wire: &mut Wire<'_, S>) {
@@ -269,6 +338,7 @@ impl Leg {
             self.spans.push_back(Span { sequence: self.sequence, position, origin: self.origin });
         }
         self.sequence += 1;
+        self.sent = self.sent.saturating_add(1);
         self.packets = self.packets.wrapping_add(1);
         // truncation: a payload fits a datagram, and the count wraps (RFC 3550 §6.4.1)
         self.octets = self.octets.wrapping_add(stored.payload.len() as u32);
@@ -278,6 +348,7 @@ impl Leg {
 
     /// Sends a packet again that the viewer misses.
     pub(super) fn resend<S: Sink>(&mut self, number: u16, source: &Source, wire: &mut Wire<'_, S>) {
+        self.asked = self.asked.saturating_add(1);
         let found = self.find(number).and_then(|(sequence, position, origin)| {
             let encoding = source.encoding(Layer { track: self.track, layer: origin.layer })?;
             Some((sequence, origin, encoding.codec, encoding.history.get(position)?))
@@ -319,19 +390,25 @@ impl Leg {
         Some((sequence, span.position + (sequence - span.sequence), span.origin))
     }
 
-    /// Takes a receiver report to heart (RFC 3550 §6.4.1).
-    pub(super) fn reported(&mut self, report: &Report, source: &Source, now: Instant) {
+    /// Takes a receiver report to heart (RFC 3550 §6.4.1). Returns an encoding that a keyframe is needed of.
+    pub(super) fn reported(&mut self, report: &Report, source: &Source, now: Instant) -> Option<Layer> {
         let round_trip = (report.last_sender_report != 0).then(|| {
             let since = source.clock.ntp_middle(now).wrapping_sub(report.last_sender_report);
             Duration::from_secs(1).mul_f64(f64::from(since.saturating_sub(report.delay)) / 65_536.0)
         });
+        // longer than any path: the peer quotes what we did not send
+        let round_trip = round_trip.filter(|time| *time < Duration::from_secs(30));
         self.quality = Some(Quality {
             fraction_lost: report.fraction_lost,
             packets_lost: report.total_lost,
             jitter: Duration::from_secs(1).mul_f64(f64::from(report.jitter) / f64::from(self.clock)),
-            // longer than any path: the peer quotes what we did not send
-            round_trip: round_trip.filter(|time| *time < Duration::from_secs(30)),
+            round_trip,
         });
+        // receivers may report what was lost and sent again as received
+        let (sent, asked) = (std::mem::take(&mut self.sent), std::mem::take(&mut self.asked));
+        let fraction_asked = u8::try_from(256 * u64::from(asked) / u64::from(sent.max(1))).unwrap_or(u8::MAX);
+        let fraction_lost = report.fraction_lost.max(fraction_asked);
+        self.choose(Said { fraction_lost, round_trip }, source, now)
     }
 
     /// Appends a sender report, if anything was sent.

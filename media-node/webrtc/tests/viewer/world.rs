@@ -92,11 +92,13 @@ pub(crate) struct Setup {
     pub(crate) offer: fn(String) -> String,
     /// Edits our answer on its way back.
     pub(crate) answer: fn(String) -> String,
+    /// Encodings of the video.
+    pub(crate) video_layers: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { offer: |text| text, answer: |text| text }
+        Self { offer: |text| text, answer: |text| text, video_layers: 1 }
     }
 }
 
@@ -150,7 +152,7 @@ impl World {
             now,
             viewer: Viewer::new(&config, now),
             source: Source::new(
-                &TRACKS.map(Track::from),
+                &[Track { codec: TRACKS[VIDEO], layers: setup.video_layers }, TRACKS[AUDIO].into()],
                 Wallclock { at: now, since_epoch: Duration::from_secs(1_700_000_000) },
             ),
             batch: Batch::new(Wire::default()),
@@ -284,10 +286,16 @@ fn ssrc(track: usize) -> u32 {
 
 /// Frame `number` of a video of 25 pictures a second, whose packets hold what no other packet holds.
 pub(crate) fn picture(number: u32, is_keyframe: bool) -> Frame {
-    let packets = (0..4_u8).map(|at| Payload {
-        bytes: [&[0x7c, at][..], &number.to_be_bytes(), &vec![at; if at == 3 { 300 } else { 1_100 }]].concat().into(),
-        marker: at == 3,
-    });
+    picture_of(number, is_keyframe, 4)
+}
+
+pub(crate) fn picture_of(number: u32, is_keyframe: bool, packets: u32) -> Frame {
+    let payload = |at: u32| {
+        let filling = vec![7; if at == packets - 1 { 300 } else { 1_100 }];
+        let bytes = [&[0x7c][..], &at.to_be_bytes(), &number.to_be_bytes(), &filling].concat().into();
+        Payload { bytes, marker: at == packets - 1 }
+    };
+    let packets = (0..packets).map(payload);
     Frame {
         timestamp: number * 3_600,
         time: Duration::from_millis(40) * number,

@@ -49,8 +49,8 @@ impl Sender {
         let packets = sizes.iter().map(|size| Payload { bytes: vec![3; *size].into(), marker: false }).collect();
         let frame = Frame { timestamp: 9, time: Duration::ZERO, is_keyframe, packets };
         let pushed = self.source.push(Layer::only(0), &frame, self.now).unwrap();
-        let Self { leg, source, srtp, batch, counters, .. } = self;
-        leg.send(&pushed, source, &mut Wire { path: path(), srtp, batch, counters });
+        let Self { leg, source, srtp, batch, counters, now } = self;
+        leg.send(&pushed, source, &mut Wire { path: path(), srtp, batch, counters }, *now);
     }
 
     fn resend(&mut self, number: u16) {
@@ -144,5 +144,44 @@ fn a_report_of_a_receiver_that_has_seen_ours_gives_the_round_trip() {
         report.last_sender_report = invented;
         sender.leg.reported(&report, &sender.source, later);
         assert_eq!(sender.leg.quality().unwrap().round_trip, None);
+    }
+}
+
+#[test]
+fn numbers_times_and_pictures_go_on_where_the_encoding_changes() {
+    let mut sender = Sender::new(None);
+    let codec = Codec::Vp8;
+    sender.source = Source::new(&[crate::source::Track { codec, layers: 2 }], sender.source.clock);
+    let push = |sender: &mut Sender, layer: usize, is_keyframe, timestamp: u32, millis: u64, picture: u16| {
+        let [high, low] = picture.to_be_bytes();
+        let bytes = [&[0x90, 0x80, 0x80 | high, low][..], &[7; 100]].concat().into();
+        let packets = vec![Payload { bytes, marker: true }];
+        let frame = Frame { timestamp, time: Duration::from_millis(millis), is_keyframe, packets };
+        let pushed = sender.source.push(Layer { track: 0, layer }, &frame, sender.now).unwrap();
+        let Sender { leg, source, srtp, batch, counters, now } = sender;
+        leg.send(&pushed, source, &mut Wire { path: path(), srtp, batch, counters }, *now);
+    };
+    push(&mut sender, 0, true, 1_000, 0, 0x7fff);
+    push(&mut sender, 1, true, 50, 0, 9);
+    sender.leg.wanted = 1;
+    push(&mut sender, 0, false, 4_600, 40, 0);
+    push(&mut sender, 1, false, 3_650, 40, 10);
+    // the publisher's clock of this one is a frame behind
+    push(&mut sender, 1, true, 3_651, 40, 11);
+    push(&mut sender, 1, false, 7_251, 80, 12);
+    push(&mut sender, 0, true, 8_200, 80, 1);
+    let header = |sealed: &Vec<u8>| (sealed[2..4].to_vec(), u32::from_be_bytes(sealed[4..8].try_into().unwrap()));
+    let sent = sender.sealed();
+    let expected = [(0x7fff_u16, 1_000), (0x8000, 4_600), (0x8001, 4_690), (0x8002, 8_290)];
+    assert_eq!(
+        sent.iter().map(header).collect::<Vec<_>>(),
+        expected.map(|(number, timestamp)| (number.to_be_bytes().to_vec(), timestamp))
+    );
+    assert_eq!(sender.leg.last.and_then(|last| last.picture), Some(2), "after 0x7fff, 0 and 1");
+
+    // what is asked for again is what was sent, of either
+    for (at, number) in [(1, 0x8000), (3, 0x8002)] {
+        sender.resend(number);
+        assert_eq!(sender.sealed(), [sent[at].clone()]);
     }
 }
