@@ -307,10 +307,13 @@ fn a_session_goes_on_under_new_credentials_once_its_peer_checks_with_them() {
     let old_check = || check(&old.ufrag, &[b'B'; 32]);
     // the peer has a new name as well
     let new_check = || check_of(&format!("{}:new", new.ufrag), &[b'C'; 32]);
+    // peers repeat their checks, and one may be there before the worker knows of the new name
     let is_answered = |check: &[u8]| {
         let socket = socket();
-        socket.send_to(check, server.pool.address()).unwrap();
-        until("the check is answered", || receive(&socket).is_some_and(|answer| answer.starts_with(&[1, 1])));
+        until("the check is answered", || {
+            socket.send_to(check, server.pool.address()).unwrap();
+            receive(&socket).is_some_and(|answer| answer.starts_with(&[1, 1]))
+        });
     };
     server.add(1, &Offer::parse(OFFER).unwrap()).1.unwrap();
     is_answered(&old_check());
@@ -323,8 +326,11 @@ fn a_session_goes_on_under_new_credentials_once_its_peer_checks_with_them() {
     assert_eq!(server.pool.counted().adopted, 1);
     let socket = socket();
     let unknown = server.pool.counted().checks_unknown;
-    socket.send_to(&old_check(), server.pool.address()).unwrap();
-    until("the old name is unknown", || server.pool.counted().checks_unknown > unknown);
+    until("the old name is unknown", || {
+        socket.send_to(&old_check(), server.pool.address()).unwrap();
+        receive(&socket);
+        server.pool.counted().checks_unknown > unknown
+    });
     assert!(!server.pool.restart(&old.ufrag, "new", Credentials::new([3; 40])));
 
     // one that nobody has come for yet; the two are all that there may be
@@ -527,7 +533,7 @@ fn strangers_over_tcp_are_bounded_and_closed() {
 
     let mut silent: Vec<_> = (0..6).map(|_| Connection::open(address)).collect();
     until("all are accepted", || server.pool.counted().connections_accepted == 10);
-    assert_eq!(server.pool.counted().connections_refused, 2);
+    until("there are too many", || server.pool.counted().connections_refused == 2);
     silent[..2].iter_mut().for_each(|oldest| until("the oldest go", || oldest.is_closed()));
     // the others have 10 s to prove themselves
     silent[2..].iter_mut().for_each(|other| until("they go as well", || other.is_closed()));
