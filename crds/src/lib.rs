@@ -21,9 +21,9 @@ pub use hooks::{ContentType, Hooks, SecretKeyRef};
 pub use manifest::manifests;
 pub use media_pool::{
     Admission, Capacity, Exposure, HLS_PART_MILLISECONDS, HLS_SEGMENT_SECONDS, HLS_WINDOW_SECONDS, Hls, HlsMode,
-    MAX_ADDRESSES, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus, NodeAddress, NodeService, NodeTemplate,
-    PathStyle, PortRange, PullPolicy, S3Storage, ServerSideEncryption, Storage, StorageSecretRef, StreamDefaults,
-    VolumeStorage,
+    IceServer, MAX_ADDRESSES, MediaNodes, MediaPool, MediaPoolSpec, MediaPoolStatus, NodeAddress, NodeService,
+    NodeTemplate, PathStyle, PortRange, PullPolicy, S3Storage, ServerSideEncryption, Storage, StorageSecretRef,
+    StreamDefaults, VolumeStorage, WEBRTC_PORT, WebRtc, WebRtcExposure, WebRtcMode, is_media_address,
 };
 pub use naming::{InvalidApp, InvalidStreamId, StreamId, check_app, is_host, object_name};
 pub use recording::{

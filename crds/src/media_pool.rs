@@ -11,10 +11,12 @@ use crate::{Condition, DEFAULT_APP, Hooks, RecordingPolicy, broadcast};
 mod hls;
 mod nodes;
 mod storage;
+mod web_rtc;
 
 pub use hls::{HLS_PART_MILLISECONDS, HLS_SEGMENT_SECONDS, HLS_WINDOW_SECONDS, Hls, HlsMode};
 pub use nodes::{Capacity, Exposure, MediaNodes, NodeService, NodeTemplate, PortRange, PullPolicy};
 pub use storage::{PathStyle, S3Storage, ServerSideEncryption, Storage, StorageSecretRef, VolumeStorage};
+pub use web_rtc::{IceServer, WEBRTC_PORT, WebRtc, WebRtcExposure, WebRtcMode, is_media_address};
 
 /// MediaPool is a set of media nodes, and the defaults of the Broadcasts that they carry.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -48,6 +50,7 @@ pub use storage::{PathStyle, S3Storage, ServerSideEncryption, Storage, StorageSe
         .message("metadata.name must be a DNS label of at most 63 characters"),
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = web_rtc::balanced_nodes_are_one(), validation = web_rtc::host_network_is_shared())]
 pub struct MediaPoolSpec {
     /// First path segment of publish, play and REST addresses (rtmp://host/APP/streamID): the application's name.
     #[serde(default = "default_app")]
@@ -87,6 +90,10 @@ pub struct MediaPoolSpec {
     /// Playback over HLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hls: Option<Hls>,
+
+    /// Publishing (WHIP) and playback (WHEP) over WebRTC.
+    #[serde(rename = "webRTC", default, skip_serializing_if = "Option::is_none")]
+    pub web_rtc: Option<WebRtc>,
 
     /// Media nodes that the operator makes. When it is left out, others make them (a Deployment, say) and the operator only watches them; to take it out of a pool lets its nodes run on until they are deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,6 +169,10 @@ pub struct NodeAddress {
     /// Port of RTMP.
     #[schemars(range(min = 1, max = 65_535))]
     pub rtmp_port: i32,
+    /// Port of WebRTC's media there, UDP and TCP, when it is not the pod's own.
+    #[serde(rename = "webRTCPort", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub web_rtc_port: Option<i32>,
 }
 
 /// What a pool settles for its Broadcasts, with every default decided.

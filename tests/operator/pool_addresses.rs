@@ -99,6 +99,8 @@ async fn an_operator_of_one_namespace_tells_machines_by_what_kubelets_say_and_by
     let status = stage.status("both nodes", both).await?;
     let ports: BTreeSet<_> = [0, 1].map(|at| status["addresses"][at]["rtmpPort"].as_i64()).into();
     assert_eq!(ports, BTreeSet::from([Some(7000), Some(7001)]));
+    let media: BTreeSet<_> = [0, 1].map(|at| status["addresses"][at]["webRTCPort"].as_i64()).into();
+    assert_eq!(media, BTreeSet::from([Some(50_000), Some(50_001)]), "in step with those of RTMP");
     assert_eq!(status["address"], "192.0.2.1:7000", "the oldest node's");
     at_pods(&stage.tenant.admin, &stage.tenant.namespace, &["192.0.2.1:7000", "192.0.2.1:7001"]).await?;
     stage.pool(&nodes(&json!({"advertiseHost": "live.example.com"}))).await?;

@@ -319,6 +319,38 @@ async fn a_recording_goes_forward_only_and_its_spec_stays() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_a_pool_cannot_do_with_webrtc_is_refused() -> Result<()> {
+    let Tenant { admin, namespace, .. } = install::tenant("webrtc-spec").await?;
+    let pool = |webrtc: &Value, nodes: &Value| {
+        let spec = json!({"webRTC": webrtc, "nodes": nodes});
+        json!({"apiVersion": "tallylight.dev/v1alpha1", "kind": "MediaPool", "metadata": {"name": "live"}, "spec": spec})
+    };
+    let one = json!({"exposure": "LoadBalancer"});
+    let balanced = json!({"exposure": "LoadBalancer"});
+    for (webrtc, nodes, message) in [
+        (json!({"advertise": ["live.example.com"]}), json!({}), "an address is an IP"),
+        (json!({"port": 5080}), json!({}), "webRTC.port"),
+        (json!({"workers": 0}), json!({}), "webRTC.workers"),
+        (json!({"iceServers": [{"url": "https://turn.example.com"}]}), json!({}), "iceServers[0].url"),
+        (balanced.clone(), json!({"exposure": "LoadBalancer", "minNodes": 2}), "for pools of one node"),
+        (balanced.clone(), json!({"exposure": "LoadBalancer", "maxNodes": 2}), "for pools of one node"),
+        (balanced.clone(), json!({}), "for pools of one node"),
+        (json!({"exposure": "HostPort"}), json!({"exposure": "HostNetwork"}), "not for nodes.exposure HostNetwork"),
+    ] {
+        let answer = install::dry_run(&admin, &namespace, &pool(&webrtc, &nodes)).await;
+        let text = answer.map_or_else(|error| format!("{error:#}"), |taken| format!("taken: {taken:?}"));
+        assert!(text.contains(message), "{webrtc} {nodes}: {text}");
+    }
+    let full = json!({
+        "mode": "On", "exposure": "LoadBalancer", "port": 50000, "workers": 2,
+        "advertise": ["203.0.113.9", "203.0.113.9:50001", "2001:db8::1", "[2001:db8::1]:50001"],
+        "iceServers": [{"url": "stun:stun.example.com"}, {"url": "turns:turn.example.com:443?transport=tcp"}],
+    });
+    install::apply(&admin, &namespace, &pool(&full, &one)).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_no_policy_and_no_storage_is_refused() -> Result<()> {
     let Tenant { admin, namespace, .. } = install::tenant("rec-spec").await?;
     let pool = |spec: Value| json!({"apiVersion": "tallylight.dev/v1alpha1", "kind": "MediaPool", "metadata": {"name": "live"}, "spec": spec});

@@ -218,9 +218,14 @@ template:
   readOnly: true
 {{- end }}
 
-{{/* Whether the media nodes serve HTTP to players: HLS, recordings or both. */}}
+{{/* Whether the media nodes serve WebRTC. */}}
+{{- define "tallylight.webrtc" -}}
+{{- if eq .Values.mediaPool.webRTC.mode "On" }}true{{ end -}}
+{{- end }}
+
+{{/* Whether the media nodes serve HTTP to publishers and players: HLS, WHIP and WHEP, recordings. */}}
 {{- define "tallylight.media.players" -}}
-{{- if or (ne .Values.mediaPool.hls.mode "Off") .Values.mediaPool.storages (ne (dig "mode" "Off" .Values.mediaPool.recording) "Off") }}true{{ end -}}
+{{- if or (ne .Values.mediaPool.hls.mode "Off") (include "tallylight.webrtc" .) .Values.mediaPool.storages (ne (dig "mode" "Off" .Values.mediaPool.recording) "Off") }}true{{ end -}}
 {{- end }}
 
 {{/* Whether they serve HTTP to users: players, clients of REST or both. */}}
@@ -243,6 +248,22 @@ spec:
   reconnectWindowSeconds: {{ .Values.mediaPool.reconnectWindowSeconds }}
   hls:
     {{- toYaml .Values.mediaPool.hls | nindent 4 }}
+  {{- with .Values.mediaPool.webRTC }}
+  webRTC:
+    mode: {{ .mode | quote }}
+    port: {{ .port }}
+    {{- with .exposure }}
+    exposure: {{ . }}
+    {{- end }}
+    {{- with .advertise }}
+    advertise:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .iceServers }}
+    iceServers:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+  {{- end }}
   {{- with .Values.mediaPool.listenerHookURL }}
   listenerHookURL: {{ . | quote }}
   {{- end }}

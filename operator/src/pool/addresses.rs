@@ -8,7 +8,7 @@ use tallylight_crds::{Exposure, MAX_ADDRESSES, NodeAddress};
 use super::{
     build,
     plan::{self, State},
-    validate::ValidatedPool,
+    validate::{MediaAt, ValidatedPool},
 };
 
 /// Hosts by machine, which is a Node of Kubernetes; `None` for one that has none to tell.
@@ -79,17 +79,32 @@ impl<'a> Front<'a> {
         self.of_node(pod.port, host)
     }
 
+    /// Where a node has media of WebRTC, if it is at the host where it has RTMP.
+    fn media_port(&self, pod: &plan::Pod) -> Option<u16> {
+        match self.pool.web_rtc.as_ref()?.media {
+            // as the pod was made: one may be older than the spec, or than WebRTC
+            MediaAt::InStep { .. } | MediaAt::Machine { .. } => pod.media_port,
+            MediaAt::Balancer { port } => Some(port),
+            MediaAt::GivenPort | MediaAt::Pod { .. } => None,
+        }
+    }
+
     pub(super) fn of_all(&self, pods: &[plan::Pod], machines: &Machines) -> Addresses {
         let mut ready: Vec<_> = pods.iter().filter(|pod| pod.state == State::Ready).collect();
         ready.sort_by_key(|pod| pod.order);
-        let known = ready.iter().filter_map(|pod| Some((pod.name.clone(), self.of_pod(pod, machines)?)));
+        let known = ready.iter().filter_map(|pod| Some((*pod, self.of_pod(pod, machines)?)));
         let nodes: Vec<_> = known.take(MAX_ADDRESSES).collect();
         let of_pool = match self.pool.exposure {
             Exposure::LoadBalancer | Exposure::ClusterIp => self.of_node(None, None),
             // each has a port, or an address, of its own
             Exposure::HostPort | Exposure::HostNetwork => nodes.first().map(|(_, address)| address.clone()),
         };
-        let listed = |(node, Address { host, port })| NodeAddress { node, host, rtmp_port: i32::from(port) };
+        let listed = |(pod, Address { host, port }): (&plan::Pod, Address)| NodeAddress {
+            node: pod.name.clone(),
+            host,
+            rtmp_port: i32::from(port),
+            web_rtc_port: self.media_port(pod).map(i32::from),
+        };
         Addresses {
             of_pool: of_pool.map(|address| address.to_string()),
             of_nodes: nodes.into_iter().map(listed).collect(),
@@ -127,7 +142,8 @@ mod tests {
     /// A pod on machine `m`, whose kubelet says 10.0.0.1.
     fn on_machine(name: &str, order: i64, port: Option<u16>) -> plan::Pod {
         let machine = Some(plan::Machine { name: "m".into(), ip: Some("10.0.0.1".into()) });
-        plan::Pod { machine, port, ..nth(order, ready(name)) }
+        let media_port = port.map(|port| port + 43_000);
+        plan::Pod { machine, port, media_port, ..nth(order, ready(name)) }
     }
 
     fn pool_address(
@@ -186,7 +202,8 @@ mod tests {
         let listed = Front::new(&pool, None).of_all(&pods, &Machines::from([("m".into(), None)])).of_nodes;
 
         assert_eq!(listed.len(), MAX_ADDRESSES);
-        assert_eq!(listed[0], NodeAddress { node: "n2".into(), host: "10.0.0.1".into(), rtmp_port: 7000 });
+        let (node, host) = ("n2".into(), "10.0.0.1".into());
+        assert_eq!(listed[0], NodeAddress { node, host, rtmp_port: 7000, web_rtc_port: Some(50_000) });
     }
 
     #[test]

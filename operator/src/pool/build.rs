@@ -23,6 +23,9 @@ pub(crate) const SUFFIX: usize = 5;
 const HTTP_PORT: u16 = 5080;
 /// Its name.
 const HTTP: &str = "http";
+/// Names of the port of WebRTC's media, one a protocol.
+pub(crate) const WEBRTC: &str = "webrtc";
+const WEBRTC_TCP: &str = "webrtc-tcp";
 /// Tells pods that the operator makes from those of a Deployment.
 const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 const MANAGED_BY: &str = "tallylight-operator";

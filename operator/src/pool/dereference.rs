@@ -58,6 +58,7 @@ fn view<'a>(pool: &ValidatedPool, pods: impl Iterator<Item = &'a Pod>, context: 
                 load: context.loads.of(&node),
                 order: order(pod),
                 port: host_port(pod),
+                media_port: media_port(pod),
                 machine: machine(pod),
                 address: pod.annotations().get(ADDRESS_ANNOTATION).cloned(),
                 labelled: if label(LIVE_LABEL).is_some() { plan::Sessions::Live } else { plan::Sessions::None },
@@ -95,6 +96,12 @@ fn host_port(pod: &Pod) -> Option<u16> {
     // On the host's own network every port is one of the host.
     let is_given_out = !pod.spec.as_ref()?.host_network.unwrap_or(false);
     ports.filter_map(|port| port.host_port).filter(|_| is_given_out).find_map(|port| u16::try_from(port).ok())
+}
+
+fn media_port(pod: &Pod) -> Option<u16> {
+    let ports = pod.spec.as_ref()?.containers.iter().filter_map(|container| container.ports.as_ref()).flatten();
+    let of_media = ports.filter(|port| port.name.as_deref() == Some(build::WEBRTC));
+    of_media.filter_map(|port| port.host_port).find_map(|port| u16::try_from(port).ok())
 }
 
 /// Sessions on air in this namespace, by node.

@@ -79,6 +79,8 @@ pub(crate) struct Pod {
     /// Grows with each pod of the pool: a creation time, which is in whole seconds, does not tell which pod is the younger.
     pub(crate) order: i64,
     pub(crate) port: Option<u16>,
+    /// The port of the machine at which it has media of WebRTC.
+    pub(crate) media_port: Option<u16>,
     /// Whether its label says that sessions hold it.
     pub(crate) labelled: Sessions,
     /// The Node of Kubernetes that it is on.

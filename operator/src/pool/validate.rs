@@ -1,6 +1,6 @@
 //! From the raw spec to a pool with every default decided. What the schema cannot check is checked here. Knows no client.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use k8s_openapi::api::core::v1::{
     Affinity, EnvVar, PodSecurityContext, ResourceRequirements, SecurityContext, Toleration, TopologySpreadConstraint,
@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use tallylight_crds::{
     Exposure, Hls, HlsMode, MediaNodes, MediaPool, NodeTemplate, POOL_LABEL, PullPolicy, RecordingMode, Storage,
-    is_host,
+    WEBRTC_PORT, WebRtcExposure, WebRtcMode, is_host, is_media_address,
 };
 use uuid::Uuid;
 
@@ -26,6 +26,8 @@ const MAX_NAME: usize = 51;
 /// Ports when the spec names none.
 const PORTS: (i32, i32) = (7000, 8000);
 const DEFAULT_RTMP_PORT: i32 = 1935;
+/// Host ports for WebRTC beside the first, where nodes have one for nothing else: as many as [`PORTS`].
+const MORE_WEBRTC_PORTS: i32 = 1000;
 
 /// A pool whose nodes the operator makes.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +46,8 @@ pub(crate) struct ValidatedPool {
     pub(crate) template: Template,
     pub(crate) rest_upstream: Option<Upstream>,
     pub(crate) hls: Hls,
+    /// None when there is no WebRTC.
+    pub(crate) web_rtc: Option<WebRtcSettings>,
     /// Its Broadcasts are recorded, unless they say otherwise.
     pub(crate) records: bool,
     /// Where recordings are kept.
@@ -53,10 +57,62 @@ pub(crate) struct ValidatedPool {
 }
 
 impl ValidatedPool {
-    /// Whether the nodes serve HTTP to users: HLS, recordings or REST.
+    /// Whether the nodes serve HTTP to users: HLS, WHIP and WHEP, recordings or REST.
     pub(crate) fn serves_users(&self) -> bool {
         let has_recordings = self.records || !self.storages.is_empty();
-        self.hls.mode != HlsMode::Off || has_recordings || self.rest_upstream.is_some()
+        self.hls.mode != HlsMode::Off || self.web_rtc.is_some() || has_recordings || self.rest_upstream.is_some()
+    }
+}
+
+/// WebRTC of the nodes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct WebRtcSettings {
+    pub(crate) media: MediaAt,
+    /// Addresses that the user knows of.
+    pub(crate) advertise: Vec<String>,
+    /// URLs.
+    pub(crate) ice_servers: Vec<String>,
+    pub(crate) workers: Option<i32>,
+}
+
+/// Where media of WebRTC reach a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MediaAt {
+    /// The host port that the node has been given.
+    GivenPort,
+    /// A host port that follows from the one that the node has been given for RTMP: both ranges go in step, and rest together.
+    InStep {
+        rtmp_first: u16,
+        first: u16,
+    },
+    /// The machine, whose network the node uses.
+    Machine {
+        port: u16,
+    },
+    Balancer {
+        port: u16,
+    },
+    Pod {
+        port: u16,
+    },
+}
+
+impl MediaAt {
+    /// The port of a node that has been given this one.
+    pub(crate) fn port(self, given: Option<u16>) -> Option<u16> {
+        match self {
+            Self::GivenPort => given,
+            Self::InStep { rtmp_first, first } => first.checked_add(given?.checked_sub(rtmp_first)?),
+            Self::Machine { port } | Self::Balancer { port } | Self::Pod { port } => Some(port),
+        }
+    }
+
+    /// Whether it is a port of the machine that Kubernetes is to open.
+    pub(crate) fn is_host_port(self) -> bool {
+        match self {
+            Self::GivenPort | Self::InStep { .. } => true,
+            Self::Machine { .. } | Self::Balancer { .. } | Self::Pod { .. } => false,
+        }
     }
 }
 
@@ -101,6 +157,10 @@ pub(crate) enum Invalid {
     PortRange { ports: i32, needed: i32 },
     #[error("spec.nodes.advertiseHost must be a DNS name in lower case or an IP address, without a port")]
     AdvertiseHost,
+    #[error("spec.webRTC.port must leave room for {ports} ports up to 65535, apart from spec.nodes.portRange")]
+    WebRtcPort { ports: i32 },
+    #[error("spec.webRTC.advertise must hold IPs or IP:port, an IPv6 with a port in brackets")]
+    WebRtcAdvertise,
     #[error("spec.nodes.template.{field}: {reason}")]
     Template { field: &'static str, reason: String },
 }
@@ -113,6 +173,8 @@ impl Invalid {
             Self::NoImage => "NoImage",
             Self::PortRange { .. } => "PortRangeTooSmall",
             Self::AdvertiseHost => "InvalidAdvertiseHost",
+            Self::WebRtcPort { .. } => "InvalidWebRTCPort",
+            Self::WebRtcAdvertise => "InvalidWebRTCAdvertise",
             Self::Template { .. } => "InvalidTemplate",
         }
     }
@@ -132,11 +194,13 @@ pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> R
     }
     let service = nodes.service.clone().unwrap_or_default();
     let template = template(&nodes.template.clone().unwrap_or_default(), &name, given.image.as_deref())?;
+    let (rtmp_ports, web_rtc) = (host_ports(nodes)?, web_rtc(pool, nodes)?);
+    let ports = rtmp_ports.or_else(|| web_rtc_ports(pool, web_rtc.as_ref()?.media));
     Ok(ValidatedPool {
         namespace: pool.namespace().unwrap_or_default(),
         uid: pool.uid().unwrap_or_default(),
         app: pool.spec.app.clone(),
-        bounds: bounds(pool, nodes)?,
+        bounds: bounds(pool, nodes, ports),
         reconnect_window_seconds: pool.spec.reconnect_window_seconds,
         exposure: nodes.exposure,
         advertise_host: nodes.advertise_host.clone(),
@@ -150,28 +214,17 @@ pub(crate) fn validate(pool: &MediaPool, nodes: &MediaNodes, given: &Given) -> R
         template,
         rest_upstream: given.rest_upstream.clone(),
         hls: pool.spec.hls.clone().unwrap_or_default(),
+        web_rtc,
         records: records(pool),
         storages: pool.spec.storages.clone(),
         name,
     })
 }
 
-fn bounds(pool: &MediaPool, nodes: &MediaNodes) -> Result<Bounds, Invalid> {
-    let max = nodes.max_nodes.unwrap_or(nodes.min_nodes).max(nodes.min_nodes);
-    let ports = match nodes.exposure {
-        Exposure::HostPort => {
-            let (first, last) = nodes.port_range.map_or(PORTS, |range| (range.first, range.last));
-            let (ports, needed) = (last.saturating_sub(first).saturating_add(1), max.saturating_add(1));
-            if ports < needed {
-                return Err(Invalid::PortRange { ports, needed });
-            }
-            Some(u16::try_from(first).unwrap_or(u16::MAX)..=u16::try_from(last).unwrap_or(u16::MAX))
-        }
-        Exposure::HostNetwork | Exposure::LoadBalancer | Exposure::ClusterIp => None,
-    };
-    Ok(Bounds {
+fn bounds(pool: &MediaPool, nodes: &MediaNodes, ports: Option<RangeInclusive<u16>>) -> Bounds {
+    Bounds {
         min: usize::try_from(nodes.min_nodes).unwrap_or(0),
-        max: usize::try_from(max).unwrap_or(0),
+        max: usize::try_from(max_nodes(nodes)).unwrap_or(0),
         min_ready: whole(nodes.min_ready_capacity),
         limits: Limits {
             sessions: whole(nodes.capacity.sessions),
@@ -181,7 +234,75 @@ fn bounds(pool: &MediaPool, nodes: &MediaNodes) -> Result<Bounds, Invalid> {
         ports,
         drain: Duration::from_secs(whole(nodes.drain_timeout_seconds).into()),
         publishers: if pool.spec.reconnect_window_seconds > 0 { Publishers::Move } else { Publishers::Stay },
-    })
+    }
+}
+
+fn max_nodes(nodes: &MediaNodes) -> i32 {
+    nodes.max_nodes.unwrap_or(nodes.min_nodes).max(nodes.min_nodes)
+}
+
+/// The host ports that nodes have for RTMP.
+fn host_ports(nodes: &MediaNodes) -> Result<Option<RangeInclusive<u16>>, Invalid> {
+    match nodes.exposure {
+        Exposure::HostPort => {
+            let (first, last) = nodes.port_range.map_or(PORTS, |range| (range.first, range.last));
+            let (ports, needed) = (last.saturating_sub(first).saturating_add(1), max_nodes(nodes).saturating_add(1));
+            if ports < needed {
+                return Err(Invalid::PortRange { ports, needed });
+            }
+            Ok(Some(port(first)..=port(last)))
+        }
+        Exposure::HostNetwork | Exposure::LoadBalancer | Exposure::ClusterIp => Ok(None),
+    }
+}
+
+/// The schema lets none be anything else.
+fn port(number: i32) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
+}
+
+/// The host ports that nodes have for WebRTC and for nothing else.
+fn web_rtc_ports(pool: &MediaPool, media: MediaAt) -> Option<RangeInclusive<u16>> {
+    let first = web_rtc_port(pool);
+    let last = first.saturating_add(MORE_WEBRTC_PORTS).min(u16::MAX.into());
+    (media == MediaAt::GivenPort).then(|| port(first)..=port(last))
+}
+
+fn web_rtc_port(pool: &MediaPool) -> i32 {
+    pool.spec.web_rtc.as_ref().and_then(|webrtc| webrtc.port).unwrap_or_else(|| WEBRTC_PORT.into())
+}
+
+fn web_rtc(pool: &MediaPool, nodes: &MediaNodes) -> Result<Option<WebRtcSettings>, Invalid> {
+    let raw = pool.spec.web_rtc.clone().unwrap_or_default();
+    if raw.mode == WebRtcMode::Off {
+        return Ok(None);
+    }
+    if !raw.advertise.iter().all(|address| is_media_address(address)) {
+        return Err(Invalid::WebRtcAdvertise);
+    }
+    let first = web_rtc_port(pool);
+    let media = match (nodes.exposure, raw.exposure) {
+        (Exposure::HostNetwork, _) => MediaAt::Machine { port: port(first) },
+        (Exposure::HostPort, None | Some(WebRtcExposure::HostPort)) => {
+            let rtmp = nodes.port_range.map_or(PORTS, |range| (range.first, range.last));
+            let last = first.saturating_add(rtmp.1.saturating_sub(rtmp.0));
+            if last > u16::MAX.into() || (first <= rtmp.1 && rtmp.0 <= last) {
+                return Err(Invalid::WebRtcPort { ports: last - first + 1 });
+            }
+            MediaAt::InStep { rtmp_first: port(rtmp.0), first: port(first) }
+        }
+        (Exposure::LoadBalancer | Exposure::ClusterIp, Some(WebRtcExposure::HostPort)) => {
+            let needed = max_nodes(nodes).saturating_add(1);
+            if first.saturating_add(needed - 1) > u16::MAX.into() {
+                return Err(Invalid::WebRtcPort { ports: needed });
+            }
+            MediaAt::GivenPort
+        }
+        (_, Some(WebRtcExposure::LoadBalancer)) => MediaAt::Balancer { port: port(first) },
+        (_, None | Some(WebRtcExposure::PodIp)) => MediaAt::Pod { port: port(first) },
+    };
+    let ice_servers = raw.ice_servers.into_iter().map(|server| server.url).collect();
+    Ok(Some(WebRtcSettings { media, advertise: raw.advertise, ice_servers, workers: raw.workers }))
 }
 
 /// The schema lets none be negative.
@@ -317,6 +438,9 @@ fn revision(pool: &MediaPool, nodes: &MediaNodes, image: &str) -> String {
     if let Some(hls) = pool.spec.hls.as_ref().filter(|hls| !hls.is_default()) {
         parts["hls"] = json!(hls);
     }
+    if let Some(webrtc) = pool.spec.web_rtc.as_ref().filter(|webrtc| !webrtc.is_default()) {
+        parts["webRTC"] = json!(webrtc);
+    }
     if !pool.spec.storages.is_empty() {
         parts["storages"] = json!(pool.spec.storages);
     }
@@ -424,6 +548,50 @@ pub(crate) mod tests {
         assert_eq!(validated(nodes(7003)).unwrap().bounds.ports, Some(7000..=7003));
     }
 
+    fn media_at(nodes: Value, webrtc: Value) -> Result<(MediaAt, Option<RangeInclusive<u16>>), Invalid> {
+        let mut pool = pool(nodes);
+        pool.spec.web_rtc = Some(serde_json::from_value(webrtc).unwrap());
+        let valid = validate(&pool, &pool.spec.nodes.clone().unwrap(), &given(None))?;
+        Ok((valid.web_rtc.unwrap().media, valid.bounds.ports))
+    }
+
+    #[test]
+    fn media_of_webrtc_go_where_the_nodes_are_reached() {
+        let port = 50_000;
+        let with = |exposure: &str| media_at(json!({"exposure": exposure}), json!({})).unwrap();
+
+        assert_eq!(with("ClusterIP"), (MediaAt::Pod { port }, None));
+        assert_eq!(with("LoadBalancer"), (MediaAt::Pod { port }, None));
+        assert_eq!(with("HostNetwork"), (MediaAt::Machine { port }, None));
+        let in_step = MediaAt::InStep { rtmp_first: 7000, first: 50_000 };
+        assert_eq!(with("HostPort"), (in_step, Some(7000..=8000)));
+        assert_eq!((in_step.port(Some(7004)), in_step.port(None)), (Some(50_004), None));
+
+        let nodes = json!({"exposure": "LoadBalancer"});
+        let with = |webrtc: Value| media_at(nodes.clone(), webrtc).unwrap();
+        let at_port = with(json!({"exposure": "HostPort", "port": 20000}));
+        assert_eq!(at_port, (MediaAt::GivenPort, Some(20_000..=21_000)));
+        assert_eq!(MediaAt::GivenPort.port(Some(20_003)), Some(20_003));
+        assert_eq!(with(json!({"exposure": "LoadBalancer", "port": 10443})).0, MediaAt::Balancer { port: 10_443 });
+        let high = with(json!({"exposure": "HostPort", "port": 65500}));
+        assert_eq!(high.1, Some(65_500..=65_535));
+    }
+
+    #[test]
+    fn ports_of_webrtc_have_room_and_meet_no_others() {
+        let nodes = json!({"exposure": "HostPort", "portRange": {"first": 17000, "last": 17100}});
+        let with = |port: i32| media_at(nodes.clone(), json!({"port": port}));
+
+        assert!(with(17_101).is_ok() && with(16_899).is_ok() && with(65_435).is_ok());
+        for port in [17_000, 17_100, 16_900, 65_436] {
+            assert_eq!(with(port).unwrap_err(), Invalid::WebRtcPort { ports: 101 }, "{port}");
+        }
+        let few = media_at(json!({"minNodes": 3}), json!({"exposure": "HostPort", "port": 65533}));
+        assert_eq!(few.unwrap_err(), Invalid::WebRtcPort { ports: 4 });
+        let wrong = media_at(json!({}), json!({"advertise": ["203.0.113.999:1"]}));
+        assert_eq!(wrong.unwrap_err().reason(), "InvalidWebRTCAdvertise");
+    }
+
     #[test]
     fn only_what_pods_are_made_of_makes_a_revision() {
         let of = |nodes: Value| validated(nodes).unwrap().revision;
@@ -446,6 +614,15 @@ pub(crate) mod tests {
         assert_eq!(first, with_hls(json!({})));
         assert_eq!(first, with_hls(said), "a default is the same when it is said");
         assert_ne!(first, with_hls(json!({"windowSeconds": 60})));
+        let with_webrtc = |webrtc: Value| {
+            let mut pool = pool(json!({}));
+            pool.spec.web_rtc = Some(serde_json::from_value(webrtc).unwrap());
+            let nodes = pool.spec.nodes.clone().unwrap();
+            validate(&pool, &nodes, &given(None)).unwrap().revision
+        };
+        assert_eq!(first, with_webrtc(json!({"mode": "On", "port": 50000})), "a default is the same when it is said");
+        assert_ne!(first, with_webrtc(json!({"mode": "Off"})));
+        assert_ne!(first, with_webrtc(json!({"advertise": ["203.0.113.9"]})));
         // Written out, because a change of the function would replace every media pod when the operator is upgraded.
         assert_eq!(first, "c59777b1e8");
     }

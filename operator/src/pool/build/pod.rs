@@ -1,5 +1,7 @@
 //! The pod of one media node.
 
+use std::iter;
+
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvVar, LocalObjectReference, Pod, PodSpec, Volume, VolumeMount,
 };
@@ -7,11 +9,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tallylight_crds::{
     Exposure, Hls, MEDIA_SERVICE_ACCOUNT, ORDER_ANNOTATION, POOL_SECRET_KEY, POOL_SECRET_PREFIX, PullPolicy,
-    REVISION_LABEL,
+    REVISION_LABEL, is_media_address,
 };
 
 use super::storage;
-use crate::pool::validate::ValidatedPool;
+use crate::pool::validate::{MediaAt, ValidatedPool};
 
 pub(crate) const RTMP_PORT: u16 = 1935;
 /// Health and metrics.
@@ -62,6 +64,7 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
         env.push(EnvVar { name: LOG_FORMAT.into(), value: Some("json".into()), value_from: None });
     }
     env.extend(users(pool));
+    env.extend(web_rtc(pool, port));
     env.extend(storage::env(&pool.storages));
     env.extend(own_env());
     let mut mounts: Vec<VolumeMount> = fixed(json!([
@@ -104,9 +107,25 @@ fn ports(pool: &ValidatedPool, host: Option<u16>) -> Vec<ContainerPort> {
         container_port: container_port.into(),
         ..ContainerPort::default()
     };
-    let rtmp = ContainerPort { host_port: host.map(i32::from), ..port("rtmp", RTMP_PORT) };
+    let of_rtmp = host.filter(|_| pool.exposure == Exposure::HostPort);
+    let rtmp = ContainerPort { host_port: of_rtmp.map(i32::from), ..port("rtmp", RTMP_PORT) };
     let http = pool.serves_users().then(|| port(super::HTTP, super::HTTP_PORT));
-    [rtmp, port("metrics", METRICS_PORT), port("relay", RELAY_PORT)].into_iter().chain(http).collect()
+    let others = [rtmp, port("metrics", METRICS_PORT), port("relay", RELAY_PORT)];
+    others.into_iter().chain(http).chain(media_ports(pool, host)).collect()
+}
+
+/// In the pod the number is that of its machine: what browsers are told of is what the node listens on.
+fn media_ports(pool: &ValidatedPool, host: Option<u16>) -> Vec<ContainerPort> {
+    let Some(media) = pool.web_rtc.as_ref().map(|webrtc| webrtc.media) else { return Vec::new() };
+    let Some(number) = media.port(host) else { return Vec::new() };
+    let port = |name: &str, protocol: &str| ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number.into(),
+        host_port: media.is_host_port().then(|| number.into()),
+        protocol: Some(protocol.to_owned()),
+        ..ContainerPort::default()
+    };
+    vec![port(super::WEBRTC, "UDP"), port(super::WEBRTC_TCP, "TCP")]
 }
 
 fn arguments(pool: &ValidatedPool) -> Vec<String> {
@@ -141,6 +160,29 @@ fn users(pool: &ValidatedPool) -> Vec<EnvVar> {
     .filter_map(|(name, value)| Some(EnvVar { name: name.to_owned(), value: Some(value?), value_from: None }))
     .collect()
 }
+
+/// Where the node has media of WebRTC, and what addresses it tells browsers. Variables, as with [`users`].
+fn web_rtc(pool: &ValidatedPool, host: Option<u16>) -> Vec<EnvVar> {
+    let said = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+    let listening = pool.web_rtc.as_ref().and_then(|webrtc| Some((webrtc, webrtc.media.port(host)?)));
+    let Some((webrtc, port)) = listening else { return vec![said("TALLYLIGHT_WEBRTC_WORKERS", "0".to_owned())] };
+    let own = match webrtc.media {
+        MediaAt::GivenPort | MediaAt::InStep { .. } | MediaAt::Machine { .. } => "status.hostIP",
+        MediaAt::Balancer { .. } | MediaAt::Pod { .. } => "status.podIP",
+    };
+    let own: EnvVar = fixed(json!({"name": OWN_IP, "valueFrom": {"fieldRef": {"fieldPath": own}}}));
+    let host = pool.advertise_host.as_ref().filter(|host| is_media_address(host) && !webrtc.advertise.contains(host));
+    let all = iter::once(format!("$({OWN_IP})")).chain(host.cloned()).chain(webrtc.advertise.clone());
+    let advertise = said("TALLYLIGHT_WEBRTC_ADVERTISE", all.collect::<Vec<_>>().join(","));
+    let workers = webrtc.workers.map(|workers| said("TALLYLIGHT_WEBRTC_WORKERS", workers.to_string()));
+    let servers = Some(webrtc.ice_servers.join(",")).filter(|servers| !servers.is_empty());
+    let servers = servers.map(|servers| said("TALLYLIGHT_WEBRTC_ICE_SERVER", servers));
+    let address = said("TALLYLIGHT_WEBRTC_ADDRESS", format!("0.0.0.0:{port}"));
+    [address, own, advertise].into_iter().chain(workers).chain(servers).collect()
+}
+
+/// What the others refer to: a reference is to a variable that comes before.
+const OWN_IP: &str = "TALLYLIGHT_MEDIA_IP";
 
 /// Who the node is: last, so that a template does not change it.
 fn own_env() -> Vec<EnvVar> {
@@ -187,6 +229,7 @@ mod tests {
     use tallylight_crds::HlsMode;
 
     use super::*;
+    use crate::pool::validate::WebRtcSettings;
     use crate::pool::validate::tests::{validated, with_rest};
 
     fn built(nodes: Value, port: Option<u16>) -> Value {
@@ -233,7 +276,7 @@ mod tests {
 
         let container = |pod: &Value| pod["spec"]["containers"][0].clone();
         let (with, without) = (container(&with), container(&without));
-        assert_eq!(with["ports"].as_array().unwrap().len(), 4);
+        assert_eq!(with["ports"].as_array().unwrap().len(), 6);
         assert_eq!(with["ports"][3], json!({"name": "http", "containerPort": 5080}));
         assert_eq!(with["ports"], without["ports"], "for HLS");
         assert_eq!(with["args"], without["args"], "an older node would refuse an argument that it does not know");
@@ -248,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_pod_is_told_what_its_pool_says_of_hls() {
-        let mut pool = validated(json!({})).unwrap();
+        let mut pool = ValidatedPool { web_rtc: None, ..validated(json!({})).unwrap() };
         let env = |pool: &ValidatedPool| {
             let pod = serde_json::to_value(pod(pool, "abcde", 7, None)).unwrap();
             let container = &pod["spec"]["containers"][0];
@@ -265,6 +308,80 @@ mod tests {
         let (ports, variables) = env(&pool);
         assert_eq!(ports, 3, "nothing is served to users");
         assert!(variables.contains(&json!({"name": "TALLYLIGHT_HLS", "value": "Off"})));
+    }
+
+    /// Ports by name, and the variables that concern WebRTC.
+    fn media(nodes: Value, port: Option<u16>) -> (Vec<Value>, Vec<(String, Value)>) {
+        let pod = built(nodes, port);
+        let container = &pod["spec"]["containers"][0];
+        let ports = container["ports"].as_array().unwrap().iter();
+        let ports = ports.filter(|port| port["name"].as_str().unwrap().starts_with("webrtc"));
+        let value =
+            |variable: &Value| variable.get("value").unwrap_or(&variable["valueFrom"]["fieldRef"]["fieldPath"]).clone();
+        let env = container["env"].as_array().unwrap().iter();
+        let env = env.map(|variable| (variable["name"].as_str().unwrap().to_owned(), value(variable)));
+        let is_ours = |name: &str| name.starts_with("TALLYLIGHT_WEBRTC") || name == OWN_IP;
+        (ports.cloned().collect(), env.filter(|(name, _)| is_ours(name)).collect())
+    }
+
+    #[test]
+    fn media_of_webrtc_have_a_port_of_both_protocols_in_step_with_that_of_rtmp() {
+        let (ports, env) = media(json!({"exposure": "HostPort", "advertiseHost": "203.0.113.9"}), Some(7004));
+
+        assert_eq!(
+            ports,
+            [
+                json!({"name": "webrtc", "containerPort": 50004, "hostPort": 50004, "protocol": "UDP"}),
+                json!({"name": "webrtc-tcp", "containerPort": 50004, "hostPort": 50004, "protocol": "TCP"}),
+            ]
+        );
+        let said = |name: &str, value: &str| (name.to_owned(), json!(value));
+        assert_eq!(
+            env,
+            [
+                said("TALLYLIGHT_WEBRTC_ADDRESS", "0.0.0.0:50004"),
+                said(OWN_IP, "status.hostIP"),
+                said("TALLYLIGHT_WEBRTC_ADVERTISE", "$(TALLYLIGHT_MEDIA_IP),203.0.113.9"),
+            ]
+        );
+    }
+
+    #[test]
+    fn media_of_webrtc_are_at_the_pod_where_no_machine_has_a_port_for_them() {
+        let (ports, env) = media(json!({"advertiseHost": "live.example.com"}), None);
+
+        assert_eq!(ports[0], json!({"name": "webrtc", "containerPort": 50000, "protocol": "UDP"}));
+        assert_eq!(env[1], (OWN_IP.to_owned(), json!("status.podIP")));
+        assert_eq!(env[2].1, "$(TALLYLIGHT_MEDIA_IP)", "a name is no candidate");
+        assert_eq!(media(json!({"exposure": "HostNetwork"}), None).1[1].1, "status.hostIP");
+    }
+
+    #[test]
+    fn a_pod_is_told_what_its_pool_says_of_webrtc() {
+        let of = |web_rtc: Option<WebRtcSettings>, port: Option<u16>| {
+            let pool = ValidatedPool { web_rtc, ..validated(json!({})).unwrap() };
+            serde_json::to_value(pod(&pool, "abcde", 7, port)).unwrap()["spec"]["containers"][0].clone()
+        };
+        let settings = WebRtcSettings {
+            media: MediaAt::GivenPort,
+            advertise: vec!["203.0.113.9:7".into()],
+            ice_servers: vec!["stun:a".into(), "turn:b".into()],
+            workers: Some(2),
+        };
+
+        let on = of(Some(settings), Some(20_003));
+        assert_eq!(on["ports"][0].get("hostPort"), None, "RTMP is behind its Service");
+        assert_eq!(on["ports"][4]["hostPort"], 20_003);
+        for (name, value) in [
+            ("TALLYLIGHT_WEBRTC_ADVERTISE", "$(TALLYLIGHT_MEDIA_IP),203.0.113.9:7"),
+            ("TALLYLIGHT_WEBRTC_WORKERS", "2"),
+            ("TALLYLIGHT_WEBRTC_ICE_SERVER", "stun:a,turn:b"),
+        ] {
+            assert!(on["env"].as_array().unwrap().contains(&json!({"name": name, "value": value})), "{}", on["env"]);
+        }
+        let off = of(None, None);
+        assert_eq!(off["ports"].as_array().unwrap().len(), 4);
+        assert!(off["env"].as_array().unwrap().contains(&json!({"name": "TALLYLIGHT_WEBRTC_WORKERS", "value": "0"})));
     }
 
     #[test]

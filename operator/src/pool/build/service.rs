@@ -6,7 +6,7 @@ use k8s_openapi::{
 };
 use tallylight_crds::Exposure;
 
-use crate::pool::validate::ValidatedPool;
+use crate::pool::validate::{MediaAt, ValidatedPool};
 
 pub(crate) fn service(pool: &ValidatedPool) -> Service {
     let kind = match pool.exposure {
@@ -41,7 +41,21 @@ fn ports(pool: &ValidatedPool) -> Vec<ServicePort> {
     // Where the pool has RTMP at that port, RTMP keeps it.
     let http = i32::from(super::HTTP_PORT);
     let http = (pool.serves_users() && pool.service.port != http).then(|| port(super::HTTP, http));
-    [port("rtmp", pool.service.port)].into_iter().chain(http).collect()
+    [port("rtmp", pool.service.port)].into_iter().chain(http).chain(media_ports(pool)).collect()
+}
+
+/// Only where a balancer brings media too: at others the Service is not how they reach a node.
+fn media_ports(pool: &ValidatedPool) -> Vec<ServicePort> {
+    let media = pool.web_rtc.as_ref().map(|webrtc| webrtc.media);
+    let Some(MediaAt::Balancer { port: number }) = media else { return Vec::new() };
+    let port = |name: &str, protocol: &str| ServicePort {
+        name: Some(name.to_owned()),
+        protocol: Some(protocol.to_owned()),
+        port: number.into(),
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..ServicePort::default()
+    };
+    vec![port(super::WEBRTC, "UDP"), port(super::WEBRTC_TCP, "TCP")]
 }
 
 #[cfg(test)]
@@ -52,9 +66,10 @@ mod tests {
     use super::*;
     use crate::pool::validate::tests::with_rest;
 
+    /// Of a pool without WebRTC.
     fn built(nodes: serde_json::Value, mode: HlsMode, upstream: Option<&str>) -> Vec<(String, i32)> {
         let mut pool = with_rest(nodes, upstream).unwrap();
-        pool.hls.mode = mode;
+        (pool.hls.mode, pool.web_rtc) = (mode, None);
         ports(&pool)
     }
 
@@ -78,11 +93,22 @@ mod tests {
     #[test]
     fn http_has_a_port_where_there_are_recordings_and_nothing_else() {
         let mut pool = with_rest(json!({}), None).unwrap();
-        pool.hls.mode = HlsMode::Off;
+        (pool.hls.mode, pool.web_rtc) = (HlsMode::Off, None);
         let http = [("rtmp".to_owned(), 1935), ("http".to_owned(), 5080)];
 
         assert_eq!(ports(&ValidatedPool { records: true, ..pool.clone() }), http);
         let storages = serde_json::from_value(json!([{"name": "vods", "volume": {"claimName": "vods"}}])).unwrap();
         assert_eq!(ports(&ValidatedPool { storages, ..pool }), http);
+    }
+
+    #[test]
+    fn media_of_webrtc_have_a_port_where_a_balancer_brings_them() {
+        let mut pool = with_rest(json!({"exposure": "LoadBalancer"}), None).unwrap();
+        assert_eq!(ports(&pool), [("rtmp".to_owned(), 1935), ("http".to_owned(), 5080)]);
+
+        pool.web_rtc.as_mut().unwrap().media = MediaAt::Balancer { port: 50_000 };
+        let all = service(&pool).spec.unwrap().ports.unwrap();
+        let media: Vec<_> = all.iter().filter(|port| port.port == 50_000).collect();
+        assert_eq!(media.iter().map(|port| port.protocol.as_deref().unwrap()).collect::<Vec<_>>(), ["UDP", "TCP"]);
     }
 }

@@ -21,6 +21,7 @@ fn pod(name: &str, state: State) -> Pod {
         load: Load::default(),
         order: 0,
         port: None,
+        media_port: None,
         labelled: Sessions::None,
         machine: None,
         address: None,
