@@ -5,6 +5,9 @@ use tests::{browser::View, http, repository};
 
 use crate::stage::{Stage, is_clean, until_state, until_true};
 
+/// What does not fit into the window.
+pub(crate) const TOO_WIDE: &str = "[...document.querySelectorAll('body, body *')].filter((one) => one.getBoundingClientRect().right > innerWidth || one.getBoundingClientRect().left < 0).map((one) => one.id || one.tagName)";
+
 #[tokio::test]
 async fn the_page_is_used_by_keyboard() -> Result<()> {
     let stage = Stage::new("page-keys").await?;
@@ -28,14 +31,14 @@ async fn the_page_is_used_by_keyboard() -> Result<()> {
     browser.press("s").await?;
     until_true(&mut browser, "document.getElementById('stats').hidden").await?;
     browser.press("k").await?;
-    until_true(&mut browser, "video.paused && document.getElementById('play').textContent === 'Play'").await?;
+    until_true(&mut browser, "video.paused && document.getElementById('play').ariaLabel === 'Play'").await?;
     // at the first button, a blank presses it once
     for expected in ["play", "sound", "numbers", "full"] {
         browser.press("Tab").await?;
         until_true(&mut browser, &format!("document.activeElement.id === '{expected}'")).await?;
         if expected == "play" {
             browser.press(" ").await?;
-            until_true(&mut browser, "!video.paused && document.activeElement.textContent === 'Pause'").await?;
+            until_true(&mut browser, "!video.paused && document.activeElement.ariaLabel === 'Pause'").await?;
         }
     }
     browser.press("f").await?;
@@ -55,9 +58,7 @@ async fn nothing_is_wider_than_a_phone() -> Result<()> {
     browser.press("s").await?;
     until_true(&mut browser, "document.querySelectorAll('#stats dd').length > 4").await?;
 
-    let wide: Vec<String> = browser
-        .evaluate("[...document.querySelectorAll('body, body *')].filter((one) => one.getBoundingClientRect().right > innerWidth || one.getBoundingClientRect().left < 0).map((one) => one.id || one.tagName)")
-        .await?;
+    let wide: Vec<String> = browser.evaluate(TOO_WIDE).await?;
     ensure!(wide.is_empty(), "{wide:?}");
     until_true(&mut browser, "document.documentElement.scrollWidth <= innerWidth").await?;
     let picture = stage.folder.path().join("phone.png");
@@ -67,12 +68,43 @@ async fn nothing_is_wider_than_a_phone() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_publish_page_fits_a_phone_and_is_used_by_keyboard() -> Result<()> {
+    let stage = Stage::new("publish-phone").await?;
+    let view = View { width: 320, height: 640, ..View::default() };
+    let mut browser = stage.view_at("publish.html?id=show", view).await?;
+    until_state(&mut browser, "ready").await?;
+    until_true(&mut browser, "video.videoWidth > 0").await?;
+
+    let wide: Vec<String> = browser.evaluate(TOO_WIDE).await?;
+    ensure!(wide.is_empty(), "{wide:?}");
+    until_true(&mut browser, "document.documentElement.scrollWidth <= innerWidth").await?;
+    // the button stays where it is seen
+    until_true(&mut browser, "document.getElementById('go').getBoundingClientRect().bottom <= innerHeight").await?;
+    for expected in ["INPUT", "camera", "microphone", "key", "SUMMARY", "go", "numbers"] {
+        browser.press("Tab").await?;
+        until_true(
+            &mut browser,
+            &format!("[document.activeElement.id, document.activeElement.tagName].includes('{expected}')"),
+        )
+        .await?;
+    }
+    browser.press("Enter").await?;
+    until_true(&mut browser, "!document.getElementById('stats').hidden").await?;
+    is_clean(&mut browser).await
+}
+
+#[tokio::test]
 async fn a_hostile_address_is_shown_as_text() -> Result<()> {
     const HOSTILE: &str = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>";
     let stage = Stage::new("page-hostile").await?;
     let escaped: String = form_urlencoded::byte_serialize(HOSTILE.as_bytes()).collect();
-    for query in [format!("id={escaped}"), format!("id=show&vod={escaped}"), format!("id=streams/{escaped}.mp4")] {
-        let mut browser = stage.view(&query, View::default()).await?;
+    for page in [
+        format!("play?id={escaped}"),
+        format!("play?id=show&vod={escaped}"),
+        format!("play?id=streams/{escaped}.mp4"),
+        format!("publish?id={escaped}"),
+    ] {
+        let mut browser = stage.view_at(&page, View::default()).await?;
 
         until_state(&mut browser, "invalid").await?;
         let shown: String = browser.evaluate("document.getElementById('message').textContent").await?;
@@ -94,7 +126,10 @@ async fn the_page_is_there_under_both_names_for_its_applications_only() -> Resul
 
     let (ours, theirs) = (page("/LiveApp/play?id=show").await?, page("/LiveApp/play.html?id=show").await?);
     ensure!(ours.status == 200 && ours.body == theirs.body, "{} {}", ours.status, theirs.status);
+    let (ours, theirs) = (page("/LiveApp/publish?id=show").await?, page("/LiveApp/publish.html?id=show").await?);
+    ensure!(ours.status == 200 && ours.body == theirs.body, "{} {}", ours.status, theirs.status);
     ensure!(page("/OtherApp/play?id=show").await?.status == 404);
+    ensure!(page("/OtherApp/publish?id=show").await?.status == 404);
     ensure!(page("/LiveApp/play/other.js").await?.status == 404);
     Ok(())
 }

@@ -1,18 +1,9 @@
-//! Live streams: low latency, and a page that is open while its stream comes and goes.
+//! Live streams over HLS: low latency, and a page that is open while its stream comes and goes.
 
 use anyhow::{Result, ensure};
-use tests::browser::{Browser, View};
+use tests::browser::View;
 
-use crate::stage::{Stage, is_clean, plays_on, until_state, until_true};
-
-async fn message(browser: &mut Browser) -> Result<String> {
-    browser.evaluate("document.getElementById('message').textContent").await
-}
-
-/// What the statistics say, which are shown.
-async fn statistic(browser: &mut Browser, name: &str) -> Result<String> {
-    browser.evaluate(&format!("document.querySelector('#stats [data-name={name}]').textContent")).await
-}
+use crate::stage::{Stage, is_clean, message, plays_on, statistic, until_state, until_true};
 
 #[tokio::test]
 async fn a_live_stream_is_played_part_by_part() -> Result<()> {

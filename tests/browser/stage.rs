@@ -15,13 +15,11 @@ use tests::{
 
 /// Within this everything happens that is not waiting for a schedule; a busy machine is slow.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
-/// B-frames, and a keyframe each second.
-const STREAM: [&str; 4] = [
-    "-f lavfi -i testsrc2=size=320x180:rate=25",
-    "-f lavfi -i sine=frequency=440:sample_rate=48000",
-    "-pix_fmt yuv420p -c:v libx264 -preset ultrafast -bf 2 -b_strategy 0 -g 25 -sc_threshold 0",
-    "-c:a aac -b:a 64k",
-];
+const VIDEO: &str = "-f lavfi -i testsrc2=size=320x180:rate=25";
+const AUDIO: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
+/// B-frames, which WebRTC cannot show, and a keyframe each second.
+const REORDERED: [&str; 2] =
+    ["-pix_fmt yuv420p -c:v libx264 -preset ultrafast -bf 2 -b_strategy 0 -g 25 -sc_threshold 0", "-c:a aac -b:a 64k"];
 
 pub(crate) struct Stage {
     pub(crate) service: Service,
@@ -59,8 +57,11 @@ impl Stage {
 
     /// Publishes for so long, as ffmpeg says it.
     pub(crate) fn publish_for(&self, stream: &str, length: &str) -> Result<Publisher> {
-        let [video, audio, encoders @ ..] = STREAM;
-        let arguments = [&[video, audio, length][..], &encoders].concat();
+        self.encode(stream, &[length], REORDERED)
+    }
+
+    fn encode(&self, stream: &str, length: &[&str], encoders: [&str; 2]) -> Result<Publisher> {
+        let arguments = [&[VIDEO, AUDIO][..], length, &encoders].concat();
         Publisher::encoding(self.folder.path(), "publisher", &self.service.rtmp("LiveApp", stream)?, &arguments)
     }
 
@@ -78,10 +79,34 @@ impl Stage {
 
     /// Opens the page in a browser of its own.
     pub(crate) async fn view(&self, query: &str, view: View<'_>) -> Result<Browser> {
+        self.view_at(&format!("play?{query}"), view).await
+    }
+
+    /// Opens another page of the application in a browser of its own.
+    pub(crate) async fn view_at(&self, page: &str, view: View<'_>) -> Result<Browser> {
         let mut browser = Browser::start(view).await?;
-        browser.open(&self.page(query)?).await?;
+        browser.open(&self.url(&format!("/LiveApp/{page}"))?).await?;
         Ok(browser)
     }
+}
+
+/// What the page says.
+pub(crate) async fn message(browser: &mut Browser) -> Result<String> {
+    browser.evaluate("document.getElementById('message').textContent").await
+}
+
+/// What the statistics say, which are shown.
+pub(crate) async fn statistic(browser: &mut Browser, name: &str) -> Result<String> {
+    browser.evaluate(&format!("document.querySelector('#stats [data-name={name}]').textContent")).await
+}
+
+/// Waits until the page says something with these words.
+pub(crate) async fn until_message(browser: &mut Browser, words: &str) -> Result<()> {
+    wait::until(format!("the page to say {words:?}"), SOON, async || {
+        let said = message(browser).await.map_err(|error| format!("{error:#}"))?;
+        if said.contains(words) { Ok(()) } else { Err(said) }
+    })
+    .await
 }
 
 /// Waits until the page is in this state.

@@ -1,5 +1,5 @@
 //! A real browser: headless Chromium with one page, driven by a small Node.js program with playwright-core. It reaches nothing but
-//! this machine's loopback.
+//! this machine's loopback, and has a camera and a microphone that are made up.
 
 use std::{
     path::Path,
@@ -45,6 +45,8 @@ impl Default for View<'_> {
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct Seen {
     pub requests: Vec<String>,
+    /// Methods and paths of those that were no GET.
+    pub changes: Vec<String>,
     /// Errors of scripts, and violations of the page's own policy.
     pub errors: Vec<String>,
 }
@@ -129,6 +131,14 @@ impl Browser {
     /// When there is no such key.
     pub async fn press(&mut self, key: &str) -> Result<()> {
         self.run(json!({ "do": "press", "key": key })).await.map(drop)
+    }
+
+    /// Writes a text where the focus is, key by key.
+    ///
+    /// # Errors
+    /// When the browser is gone.
+    pub async fn write(&mut self, text: &str) -> Result<()> {
+        self.run(json!({ "do": "write", "text": text })).await.map(drop)
     }
 
     /// Writes a picture of the page as PNG.

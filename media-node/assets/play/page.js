@@ -1,19 +1,21 @@
 // Plays one live stream, or one file, of the application that this page is below. What it plays is in its address:
-// ?id=STREAM, ?id=FILE.mp4 (or streams/FILE.mp4), or ?id=STREAM&vod=FILE.mp4.
+// ?id=STREAM, ?id=FILE.mp4 (or streams/FILE.mp4), or ?id=STREAM&vod=FILE.mp4; ?protocol=webrtc or hls allows a live stream that one only.
 //
 // Text from the address or the network is only ever set as text.
+
+import { pauses } from "./pauses.js";
+import { list } from "./statistics.js";
+import * as whep from "./whep.js";
 
 const STREAM = /^[A-Za-z0-9_.-]{1,253}$/;
 const FILE = /^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,300}\.mp4$/;
 
-/** Shortest and longest pause before a stream is looked for again, in seconds; it doubles from one to the other. */
-const PAUSE = { least: 1, most: 10 };
-/** A server may ask for longer pauses, up to this. */
-const LONGEST_RETRY_AFTER = 60;
 /** Longest wait for the answer to a look, in milliseconds: longer than a server makes a player wait for a part. */
 const LOOK = 15_000;
 /** Playback that stands still for so many seconds is begun anew. */
 const STANDSTILL = 12;
+/** The controls hide so many milliseconds after the last touch of anything. */
+const IDLE = 3_000;
 /** Of how many seconds the bitrate is. */
 const BITRATE_SPAN = 10;
 const SEEK_STEP = 5;
@@ -21,7 +23,7 @@ const SEEK_STEP = 5;
 const at = (id) => document.getElementById(id);
 const video = at("video");
 
-/** What is played now: `latency()` and `rows()` for the statistics, `toLive()`, `stop()`; null between two. */
+/** What is played now: `latency()` and `rows()` for the statistics, `progress()`, `toLive()`, `stop()`; null between two. */
 let playing = null;
 
 // ---- what the page shows
@@ -47,8 +49,8 @@ function statistics() {
   const frames = video.getVideoPlaybackQuality?.() ?? { totalVideoFrames: 0, droppedVideoFrames: 0 };
   const latency = playing?.latency() ?? null;
   return [
-    ["latency", "Latency", latency === null ? "unknown" : `${latency.toFixed(2)} s`],
-    ["buffer", "Buffer", `${ahead.toFixed(2)} s`],
+    ["latency", "Latency", latency === null || Number.isNaN(latency) ? "unknown" : `${latency.toFixed(2)} s`],
+    ...(video.srcObject ? [] : [["buffer", "Buffer", `${ahead.toFixed(2)} s`]]),
     ["frames", "Frames", `${frames.totalVideoFrames}, ${frames.droppedVideoFrames} dropped`],
     ["resolution", "Resolution", video.videoWidth ? `${video.videoWidth} × ${video.videoHeight}` : "none"],
     ...(playing?.rows() ?? []),
@@ -56,28 +58,39 @@ function statistics() {
 }
 
 function showStatistics() {
-  const box = at("stats");
-  if (box.hidden) return;
-  box.replaceChildren(
-    ...statistics().flatMap(([name, label, value]) => {
-      const [term, description] = [document.createElement("dt"), document.createElement("dd")];
-      term.textContent = label;
-      description.textContent = value;
-      description.dataset.name = name;
-      return [term, description];
-    }),
-  );
+  if (!at("stats").hidden) list(at("rows"), statistics());
 }
 
 // ---- players of live streams, the best one first
 
-/** A player ends with "ended" (of the stream), "lost" (begin anew) or "unfit" (this browser cannot decode it). */
+/**
+ * `look(id, isWaiting)` finds out what the stream `is`: "live", "off" or "ended"; "full" or "unreachable", which a `retryAfter` goes with; or
+ * "unfit" for this player. `isHeld` says that to look again is to wait. `start` plays what was found, until it ends with "ended" (of the stream), "lost" (begin anew), "blocked" (by the
+ * network) or "unfit" (this browser cannot decode it, or this player not show it).
+ */
 const PLAYERS = [
-  { works: () => Boolean(globalThis.Hls?.isSupported()), start: startHlsJs },
-  { works: () => video.canPlayType("application/vnd.apple.mpegurl") !== "", start: startNativeHls },
+  {
+    protocol: "webrtc",
+    works: () => Boolean(globalThis.RTCPeerConnection),
+    look: (id, isWaiting) => whep.look(`whep/${id}`, isWaiting),
+    start: (found, end) => whep.start(found, video, onConnection, end),
+  },
+  { protocol: "hls", works: () => Boolean(globalThis.Hls?.isSupported()), look: lookForPlaylist, start: startHlsJs },
+  {
+    protocol: "hls",
+    works: () => video.canPlayType("application/vnd.apple.mpegurl") !== "",
+    look: lookForPlaylist,
+    start: startNativeHls,
+  },
 ];
 
-function startHlsJs(url, end) {
+function onConnection(state) {
+  if (state === "broken") show("lost", "The connection was lost. Trying again.");
+  else if (state === "still") show("buffering");
+  else show(video.paused ? "paused" : "playing");
+}
+
+function startHlsJs({ url }, end) {
   const { Events, ErrorTypes, ErrorDetails } = Hls;
   // Parts need no work but to be appended, so no worker; the distance to the live edge is what the playlist asks for, and what is
   // lost to a stall is made up for by playing 5 % faster, which is not heard.
@@ -114,6 +127,7 @@ function startHlsJs(url, end) {
   hls.loadSource(url);
   hls.attachMedia(video);
   return {
+    progress: () => video.currentTime,
     latency: () => (hls.playingDate ? (Date.now() - hls.playingDate) / 1000 : null),
     rows: () => {
       const seconds = loaded.reduce((sum, one) => sum + one.seconds, 0);
@@ -133,11 +147,12 @@ function startHlsJs(url, end) {
   };
 }
 
-function startNativeHls(url, end) {
+function startNativeHls({ url }, end) {
   const failed = () => end(video.error?.code === MediaError.MEDIA_ERR_DECODE ? "unfit" : "lost");
   video.addEventListener("error", failed);
   video.src = url;
   return {
+    progress: () => video.currentTime,
     latency: () => {
       const start = video.getStartDate?.().getTime() ?? NaN;
       return Number.isNaN(start) ? null : (Date.now() - start) / 1000 - video.currentTime;
@@ -157,35 +172,19 @@ function startNativeHls(url, end) {
 
 // ---- live
 
-const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
-
-/** Pauses that grow, each a little different, so that the viewers of a stream do not come back all at once. */
-function pauses() {
-  let next = PAUSE.least;
-  return {
-    reset: () => {
-      next = PAUSE.least;
-    },
-    wait: (atLeast = 0) => {
-      const pause = Math.max(next * (0.8 + 0.4 * Math.random()), Math.min(atLeast, LONGEST_RETRY_AFTER));
-      next = Math.min(next * 2, PAUSE.most);
-      return sleep(pause);
-    },
-  };
-}
-
 async function get(url) {
   const answer = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(LOOK) });
   return { answer, text: await answer.text() };
 }
 
 /** Whether the stream is live: a playlist stays for a while after its end. */
-async function look(url) {
+async function lookForPlaylist(id) {
+  const url = new URL(`streams/${id}.m3u8`, document.baseURI).href;
   try {
     let { answer, text } = await get(url);
     const variant = text.split("\n").find((line) => line.trim() !== "" && !line.startsWith("#"));
     if (answer.ok && variant) ({ answer, text } = await get(new URL(variant.trim(), answer.url)));
-    if (answer.ok) return { is: text.includes("#EXT-X-ENDLIST") ? "ended" : "live" };
+    if (answer.ok) return { is: text.includes("#EXT-X-ENDLIST") ? "ended" : "live", url };
     const retryAfter = Number(answer.headers.get("retry-after")) || 0;
     return { is: answer.status === 404 ? "off" : "unreachable", retryAfter };
   } catch {
@@ -194,36 +193,61 @@ async function look(url) {
 }
 
 async function watchLive(id) {
-  const player = PLAYERS.find((candidate) => candidate.works());
-  if (!player) return show("invalid", "This browser cannot play live streams.");
+  const asked = new URLSearchParams(location.search).get("protocol");
+  const players = PLAYERS.filter(({ protocol, works }) => (asked === null || asked === protocol) && works());
+  if (players.length === 0) return show("invalid", "This browser cannot play live streams.");
   at("live").hidden = false;
-  const url = new URL(`streams/${id}.m3u8`, document.baseURI).href;
+  /** Those that cannot play it as it is now, and those that the network keeps from it. */
+  const [unfit, blocked] = [new Set(), new Set()];
+  addEventListener("online", () => blocked.clear());
   const pause = pauses();
   let wasPlayed = false;
+  let isWaiting = false;
+  let misses = 0;
   for (;;) {
-    const found = await look(url);
-    if (found.is === "live") {
+    const left = players.filter((player) => !unfit.has(player) && !blocked.has(player));
+    const player = left[0] ?? players.at(-1);
+    const found = await player.look(id, isWaiting);
+    let { is } = found;
+    if (is === "live") {
       show("loading");
-      const outcome = await play(player, url, () => {
+      is = await play(player, found, () => {
         wasPlayed = true;
+        misses = 0;
         pause.reset();
       });
-      if (outcome === "ended") show("ended", "The stream has ended. It goes on here when it is on air again.");
-      if (outcome === "lost") show("lost", "The connection was lost. Trying again.");
-      if (outcome === "unfit") show("unfit", "This browser cannot decode the stream.");
-    } else if (found.is === "unreachable") {
-      show("lost", "The server cannot be reached. Trying again.");
-    } else if (found.is === "ended" || wasPlayed) {
-      show("ended", "The stream has ended. It goes on here when it is on air again.");
-    } else {
-      show("off", "The stream is off. It starts here by itself.");
     }
+    // a server that starts again answers offers of a moment ago, too
+    if (is === "blocked" && wasPlayed && (misses += 1) < 2) is = "lost";
+    isWaiting = is === "off";
+    if (is === "unfit" || (is === "full" && left.length > 1)) unfit.add(player);
+    else if (is === "blocked") blocked.add(player);
+    else if (is === "ended" || is === "off") unfit.clear();
+    if (left.length > 1 && (unfit.has(player) || blocked.has(player))) continue;
+    say(is, wasPlayed);
+    // the server waits in our place, or the next session is there already
+    if (found.isHeld || (found.session && is === "ended")) continue;
     await pause.wait(found.retryAfter);
   }
 }
 
+/** Says why nothing is played. */
+function say(is, wasPlayed) {
+  const ended = ["ended", "The stream has ended. It goes on here when it is on air again."];
+  const [state, message] = {
+    ended,
+    off: wasPlayed ? ended : ["off", "The stream is off. It starts here by itself."],
+    full: ["full", "The server has no room for more viewers. Trying again."],
+    unreachable: ["lost", "The server cannot be reached. Trying again."],
+    lost: ["lost", "The connection was lost. Trying again."],
+    blocked: ["lost", "The network lets no WebRTC through. Trying again."],
+    unfit: ["unfit", "This browser cannot play the stream."],
+  }[is];
+  show(state, message);
+}
+
 /** Plays until the stream ends or the player gives up. */
-async function play(player, url, onPlaying) {
+async function play(player, found, onPlaying) {
   const events = new AbortController();
   let wasAt = -1;
   let still = 0;
@@ -235,11 +259,12 @@ async function play(player, url, onPlaying) {
     });
     on("waiting", () => show("buffering"));
     on("ended", () => end("ended"));
-    playing = player.start(url, end);
+    playing = player.start(found, end);
     begin();
     const watch = setInterval(() => {
-      still = video.paused || video.currentTime !== wasAt ? 0 : still + 1;
-      wasAt = video.currentTime;
+      const isAt = playing.progress();
+      still = video.paused || isAt !== wasAt ? 0 : still + 1;
+      wasAt = isAt;
       if (still >= STANDSTILL) end("lost");
     }, 1000);
     events.signal.addEventListener("abort", () => clearInterval(watch));
@@ -373,19 +398,52 @@ function addControls() {
   at("numbers").addEventListener("click", toggleStatistics);
   at("full").addEventListener("click", toggleFull);
   at("position").addEventListener("input", () => seek(Number(at("position").value)));
-  video.addEventListener("click", togglePlay);
+  at("unmute").addEventListener("click", toggleSound);
   const showPaused = () => {
-    at("play").textContent = video.paused ? "Play" : "Pause";
+    document.documentElement.dataset.paused = String(video.paused);
+    at("play").setAttribute("aria-label", video.paused ? "Play" : "Pause");
   };
   video.addEventListener("play", showPaused);
   video.addEventListener("pause", showPaused);
-  video.addEventListener("volumechange", () => at("sound").setAttribute("aria-pressed", String(!video.muted)));
+  const showMuted = () => {
+    at("sound").setAttribute("aria-pressed", String(!video.muted));
+    // it is offered until it has been found
+    if (video.muted) at("unmute").hidden = at("unmute").dataset.found === "true";
+    else [at("unmute").hidden, at("unmute").dataset.found] = [true, "true"];
+  };
+  video.addEventListener("volumechange", showMuted);
+  showMuted();
   document.addEventListener("fullscreenchange", () => {
     at("full").setAttribute("aria-pressed", String(document.fullscreenElement !== null));
   });
   at("full").hidden = !at("player").requestFullscreen && !video.webkitEnterFullscreen;
   document.addEventListener("keydown", onKey);
+  hideWhenIdle();
   setInterval(showStatistics, 500);
+}
+
+/** Takes the controls away while a picture is watched. A touch brings them back first; a click of a mouse acts at once. */
+function hideWhenIdle() {
+  const { classList } = at("player");
+  let timer = 0;
+  let wasIdle = false;
+  const stir = () => {
+    classList.remove("idle");
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      if (document.documentElement.dataset.state === "playing" && !video.paused) classList.add("idle");
+      else stir();
+    }, IDLE);
+  };
+  at("player").addEventListener("pointerdown", ({ pointerType }) => {
+    wasIdle = pointerType === "touch" && classList.contains("idle");
+    stir();
+  });
+  for (const name of ["pointermove", "keydown", "focusin"]) document.addEventListener(name, stir);
+  video.addEventListener("click", () => {
+    if (!wasIdle) togglePlay();
+  });
+  stir();
 }
 
 // ---- what to play

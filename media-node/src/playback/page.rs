@@ -1,5 +1,5 @@
-//! The play page: one page of ours for every stream and file of an application, with what it is made of. It is the same bytes for
-//! all; which stream it plays, the page reads from its own address.
+//! The pages: one of ours plays every stream and file of an application, one publishes to its streams. They are the same bytes for
+//! all; which stream it is about, a page reads from its own address.
 
 use std::sync::{Arc, LazyLock};
 
@@ -23,9 +23,15 @@ use super::hls::answer::{has, takes_gzip};
 use crate::{admission::Apps, packager::Text};
 
 /// Nothing but what this server has, and no text becomes code. Media may be elsewhere: files in a bucket are redirected to. `blob:`
-/// is what a page makes of parts. Other pages may frame it: it has no credential, and does nothing but play.
+/// is what a page makes of parts; what comes over WebRTC has no source that a policy could name. Other pages may frame it: it has no
+/// credential, and does nothing but play.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src 'self' blob: http: https:; \
+     base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+);
+/// The page that is given a camera and a key is framed by nobody, and loads no media.
+const PUBLISH_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'none'; \
      base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
 );
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
@@ -40,38 +46,81 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-static PAGE: LazyLock<File> = LazyLock::new(|| File::new(HTML, FRESH, include_str!("../../assets/play/page.html")));
-static PAGE_SCRIPT: LazyLock<File> =
-    LazyLock::new(|| File::new(SCRIPT, FRESH, include_str!("../../assets/play/page.js")));
-static PAGE_STYLE: LazyLock<File> =
-    LazyLock::new(|| File::new(STYLE, FRESH, include_str!("../../assets/play/page.css")));
-static HLS_JS: LazyLock<File> =
-    LazyLock::new(|| File::new(SCRIPT, FOR_EVER, include_str!("../../assets/vendor/hls.js/hls.light.min.js")));
-static HLS_JS_LICENSE: LazyLock<File> =
-    LazyLock::new(|| File::new(PLAIN, FRESH, include_str!("../../assets/vendor/hls.js/LICENSE")));
+macro_rules! file {
+    ($kind:expr, $kept:expr, $policy:expr, $path:literal) => {
+        LazyLock::new(|| File::new($kind, $kept, $policy, include_str!(concat!("../../assets/", $path))))
+    };
+}
 
-/// The routes of the page: `/{app}/play?id=STREAM`, and `/{app}/play.html`, as Ant Media Server has it.
+static PLAY: LazyLock<File> = file!(HTML, FRESH, POLICY, "play/page.html");
+static PLAY_SCRIPT: LazyLock<File> = file!(SCRIPT, FRESH, POLICY, "play/page.js");
+static PLAY_STYLE: LazyLock<File> = file!(STYLE, FRESH, POLICY, "play/page.css");
+static WHEP: LazyLock<File> = file!(SCRIPT, FRESH, POLICY, "play/whep.js");
+static SESSION: LazyLock<File> = file!(SCRIPT, FRESH, POLICY, "play/session.js");
+static STATISTICS: LazyLock<File> = file!(SCRIPT, FRESH, POLICY, "play/statistics.js");
+static PAUSES: LazyLock<File> = file!(SCRIPT, FRESH, POLICY, "play/pauses.js");
+static HLS_JS: LazyLock<File> = file!(SCRIPT, FOR_EVER, POLICY, "vendor/hls.js/hls.light.min.js");
+static HLS_JS_LICENSE: LazyLock<File> = file!(PLAIN, FRESH, POLICY, "vendor/hls.js/LICENSE");
+static PUBLISH: LazyLock<File> = file!(HTML, FRESH, PUBLISH_POLICY, "publish/page.html");
+static PUBLISH_SCRIPT: LazyLock<File> = file!(SCRIPT, FRESH, PUBLISH_POLICY, "publish/page.js");
+static PUBLISH_STYLE: LazyLock<File> = file!(STYLE, FRESH, PUBLISH_POLICY, "publish/page.css");
+
+/// The routes of the pages: `/{app}/play?id=STREAM`, also `/{app}/play.html`, as Ant Media Server has it, and `/{app}/publish?id=STREAM`.
 pub(super) fn routes(apps: Apps) -> Router {
     Router::new()
-        .route("/{app}/play", get(page))
-        .route("/{app}/play.html", get(page))
-        .route("/{app}/play/{file}", get(part))
+        .route("/{app}/play", get(play))
+        .route("/{app}/play.html", get(play))
+        .route("/{app}/play/{file}", get(part_of_play))
+        .route("/{app}/publish", get(publish))
+        .route("/{app}/publish.html", get(publish))
+        .route("/{app}/publish/{file}", get(part_of_publish))
         .with_state(apps)
 }
 
-async fn page(State(apps): State<Apps>, Path(app): Path<String>, asked: HeaderMap) -> Response {
-    answer(&apps, &app, Some(&PAGE), &asked)
+async fn play(State(apps): State<Apps>, Path(app): Path<String>, asked: HeaderMap) -> Response {
+    answer(&apps, &app, Some(&PLAY), &asked)
 }
 
-async fn part(State(apps): State<Apps>, Path((app, file)): Path<(String, String)>, asked: HeaderMap) -> Response {
-    let file = match file.as_str() {
-        "page.js" => Some(&PAGE_SCRIPT),
-        "page.css" => Some(&PAGE_STYLE),
-        "hls-1.7.4.light.min.js" => Some(&HLS_JS),
-        "hls-license.txt" => Some(&HLS_JS_LICENSE),
-        _ => None,
-    };
-    answer(&apps, &app, file, &asked)
+async fn part_of_play(
+    State(apps): State<Apps>,
+    Path((app, file)): Path<(String, String)>,
+    asked: HeaderMap,
+) -> Response {
+    answer(&apps, &app, play_file(&file), &asked)
+}
+
+async fn publish(State(apps): State<Apps>, Path(app): Path<String>, asked: HeaderMap) -> Response {
+    answer(&apps, &app, Some(&PUBLISH), &asked)
+}
+
+async fn part_of_publish(
+    State(apps): State<Apps>,
+    Path((app, file)): Path<(String, String)>,
+    asked: HeaderMap,
+) -> Response {
+    answer(&apps, &app, publish_file(&file), &asked)
+}
+
+fn play_file(name: &str) -> Option<&'static LazyLock<File>> {
+    Some(match name {
+        "page.js" => &PLAY_SCRIPT,
+        "page.css" => &PLAY_STYLE,
+        "whep.js" => &WHEP,
+        "session.js" => &SESSION,
+        "statistics.js" => &STATISTICS,
+        "pauses.js" => &PAUSES,
+        "hls-1.7.4.light.min.js" => &HLS_JS,
+        "hls-license.txt" => &HLS_JS_LICENSE,
+        _ => return None,
+    })
+}
+
+fn publish_file(name: &str) -> Option<&'static LazyLock<File>> {
+    Some(match name {
+        "page.js" => &PUBLISH_SCRIPT,
+        "page.css" => &PUBLISH_STYLE,
+        _ => return None,
+    })
 }
 
 fn answer(apps: &Apps, app: &str, file: Option<&LazyLock<File>>, asked: &HeaderMap) -> Response {
@@ -81,18 +130,19 @@ fn answer(apps: &Apps, app: &str, file: Option<&LazyLock<File>>, asked: &HeaderM
     }
 }
 
-/// A file of the page, with its compression.
+/// A file of a page, with its compression.
 struct File {
     kind: &'static str,
     kept: HeaderValue,
+    policy: HeaderValue,
     text: Arc<Text>,
 }
 
 impl File {
-    fn new(kind: &'static str, kept: HeaderValue, text: &'static str) -> Self {
+    fn new(kind: &'static str, kept: HeaderValue, policy: HeaderValue, text: &'static str) -> Self {
         let hash = digest(&SHA256, text.as_bytes());
         let tag = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Self { kind, kept, text: Text::new(text, tag) }
+        Self { kind, kept, policy, text: Text::new(text, tag) }
     }
 
     fn answer(&self, asked: &HeaderMap) -> Response {
@@ -115,7 +165,7 @@ impl File {
         }
         set(CACHE_CONTROL, self.kept.clone());
         set(VARY, HeaderValue::from_static("Accept-Encoding"));
-        set(CONTENT_SECURITY_POLICY, POLICY);
+        set(CONTENT_SECURITY_POLICY, self.policy.clone());
         set(REFERRER_POLICY, NO_REFERRER);
         set(X_CONTENT_TYPE_OPTIONS, NO_SNIFFING);
         response
@@ -135,10 +185,10 @@ mod tests {
     #[test]
     fn a_browser_that_has_the_page_is_told_so_and_may_run_nothing_else() {
         let gzip = (ACCEPT_ENCODING, "gzip");
-        let first = PAGE.answer(&asked(std::slice::from_ref(&gzip)));
+        let first = PLAY.answer(&asked(std::slice::from_ref(&gzip)));
         let tag = first.headers()[ETAG].to_str().unwrap();
-        let again = PAGE.answer(&asked(&[gzip, (IF_NONE_MATCH, tag)]));
-        let plain = PAGE.answer(&asked(&[(IF_NONE_MATCH, tag)]));
+        let again = PLAY.answer(&asked(&[gzip, (IF_NONE_MATCH, tag)]));
+        let plain = PLAY.answer(&asked(&[(IF_NONE_MATCH, tag)]));
 
         assert_eq!([first.status(), again.status(), plain.status()], [200, 304, 200]);
         assert_eq!(first.headers()[CONTENT_TYPE], HTML);
@@ -152,10 +202,33 @@ mod tests {
     }
 
     #[test]
-    fn the_page_names_files_that_are_served() {
-        let page = include_str!("../../assets/play/page.html");
-        for name in ["page.js", "page.css", "hls-1.7.4.light.min.js", "hls-license.txt"] {
-            assert!(page.contains(&format!("\"play/{name}\"")), "{name}");
+    fn the_page_that_is_given_a_camera_and_a_key_is_framed_by_nobody() {
+        let response = PUBLISH.answer(&HeaderMap::new());
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
+
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'none'") && policy.contains("connect-src 'self';"), "{policy}");
+    }
+
+    #[test]
+    fn all_that_the_pages_name_is_served() {
+        let named: Vec<_> = [&PLAY, &PUBLISH]
+            .iter()
+            .flat_map(|page| std::str::from_utf8(&page.text.plain).unwrap().split('"'))
+            .filter_map(|quoted| quoted.split_once('/'))
+            .filter(|(folder, file)| ["play", "publish"].contains(folder) && !file.contains(' '))
+            .collect();
+
+        assert_eq!(named.len(), 14, "{named:?}");
+        for (folder, file) in named {
+            assert!(if folder == "play" { play_file(file) } else { publish_file(file) }.is_some(), "{folder}/{file}");
+        }
+        for script in [&PLAY_SCRIPT, &WHEP, &SESSION, &STATISTICS, &PAUSES, &PUBLISH_SCRIPT] {
+            let text = std::str::from_utf8(&script.text.plain).unwrap();
+            for imported in text.split(" from \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+                let (_folder, file) = imported.rsplit_once('/').unwrap();
+                assert!(play_file(file).is_some(), "{imported}");
+            }
         }
     }
 
@@ -165,8 +238,8 @@ mod tests {
         apps.set([("LiveApp".to_owned(), "live".to_owned())].into());
         let status = |app, file| answer(&apps, app, file, &HeaderMap::new()).status();
 
-        assert_eq!(status("LiveApp", Some(&PAGE)), 200);
-        assert_eq!(status("OtherApp", Some(&PAGE)), 404);
+        assert_eq!(status("LiveApp", Some(&PLAY)), 200);
+        assert_eq!(status("OtherApp", Some(&PLAY)), 404);
         assert_eq!(status("LiveApp", None), 404);
     }
 }

@@ -19,12 +19,20 @@ const browser = await chromium.launch({
     "--disable-component-update",
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    // a camera and a microphone that are made up, and a machine that has nothing but its loopback
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--allow-loopback-in-peer-connection",
+    "--disable-features=WebRtcHideLocalIpsWithMdns",
   ],
 });
 const page = await browser.newPage({ viewport: { width, height }, reducedMotion });
 if (script) await page.addInitScript(script);
-const seen = { requests: [], errors: [] };
-page.on("request", (request) => seen.requests.push(request.url()));
+const seen = { requests: [], changes: [], errors: [] };
+page.on("request", (request) => {
+  seen.requests.push(request.url());
+  if (request.method() !== "GET") seen.changes.push(`${request.method()} ${new URL(request.url()).pathname}`);
+});
 page.on("pageerror", (error) => seen.errors.push(String(error)));
 page.on("console", (line) => {
   // a 404 is what a stream that is off answers
@@ -35,6 +43,7 @@ const commands = {
   open: ({ url }) => page.goto(url, { waitUntil: "domcontentloaded" }).then(() => null),
   evaluate: ({ code }) => page.evaluate(code),
   press: ({ key }) => page.keyboard.press(key).then(() => null),
+  write: ({ text }) => page.keyboard.type(text).then(() => null),
   screenshot: ({ path }) => page.screenshot({ path }).then(() => null),
   seen: () => seen,
 };
