@@ -47,7 +47,8 @@ impl Layer {
 #[derive(Debug)]
 pub struct Source {
     pub(crate) clock: Wallclock,
-    /// When media time was what; the first frame says so for all tracks, so that all are reported alike.
+    /// When media time was what; the frame that came earliest for its time says so for all tracks, so that all are reported alike.
+    /// The first ones may be a group that is as old as it is long.
     anchor: Option<(Instant, Duration)>,
     tracks: Vec<Vec<Encoding>>,
 }
@@ -112,7 +113,10 @@ impl Source {
     /// Takes a frame; the caller then has each [`crate::viewer::Viewer`] send it. `None` if there is no such encoding.
     pub fn push(&mut self, layer: Layer, frame: &Frame, now: Instant) -> Option<Pushed> {
         let entry = self.tracks.get_mut(layer.track)?.get_mut(layer.layer)?;
-        self.anchor.get_or_insert((now, frame.time));
+        let (began, time) = *self.anchor.get_or_insert((now, frame.time));
+        if frame.time > time + now.saturating_duration_since(began) {
+            self.anchor = Some((now, frame.time));
+        }
         entry.last = Some((frame.timestamp, frame.time));
         entry.rate.count(frame, now);
         let positions = entry.history.push(frame, now);
@@ -170,4 +174,36 @@ fn ticks(duration: Duration, clock: u32) -> u32 {
     let ticks = duration.as_micros() * u128::from(clock) / 1_000_000;
     let [.., a, b, c, d] = ticks.to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const LAYER: Layer = Layer { track: 0, layer: 0 };
+
+    #[test]
+    fn the_clock_of_a_stream_is_that_of_its_newest_frame_though_it_begins_with_a_whole_group() {
+        let now = clock::for_tests();
+        let mut source = Source::new(
+            &[Track { codec: Codec::Vp8, layers: 1 }],
+            Wallclock { at: now, since_epoch: Duration::from_secs(1_000) },
+        );
+        let frame = |seconds: u32| Frame {
+            timestamp: seconds * 90_000,
+            time: Duration::from_secs(seconds.into()),
+            is_keyframe: seconds == 0,
+            packets: Vec::new(),
+        };
+        for seconds in 0..=4 {
+            source.push(LAYER, &frame(seconds), now);
+        }
+        let second = Duration::from_secs(1);
+        assert_eq!(source.rtp_time(LAYER, now + second), Some(5 * 90_000));
+
+        // one that was held up does not set it back
+        source.push(LAYER, &frame(5), now + 3 * second);
+        assert_eq!(source.rtp_time(LAYER, now + 3 * second), Some(7 * 90_000));
+    }
 }
