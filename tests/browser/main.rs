@@ -7,3 +7,4 @@ mod files;
 mod live;
 mod refusals;
 mod stage;
+mod webrtc;

@@ -20,6 +20,9 @@ const AUDIO: &str = "-f lavfi -i sine=frequency=440:sample_rate=48000";
 /// B-frames, which WebRTC cannot show, and a keyframe each second.
 const REORDERED: [&str; 2] =
     ["-pix_fmt yuv420p -c:v libx264 -preset ultrafast -bf 2 -b_strategy 0 -g 25 -sc_threshold 0", "-c:a aac -b:a 64k"];
+/// The same without.
+const IN_ORDER: [&str; 2] =
+    ["-pix_fmt yuv420p -c:v libx264 -preset ultrafast -tune zerolatency -g 25 -sc_threshold 0", "-c:a aac -b:a 64k"];
 
 pub(crate) struct Stage {
     pub(crate) service: Service,
@@ -58,6 +61,11 @@ impl Stage {
     /// Publishes for so long, as ffmpeg says it.
     pub(crate) fn publish_for(&self, stream: &str, length: &str) -> Result<Publisher> {
         self.encode(stream, &[length], REORDERED)
+    }
+
+    /// Publishes what WebRTC can show.
+    pub(crate) fn publish_in_order(&self, stream: &str) -> Result<Publisher> {
+        self.encode(stream, &[], IN_ORDER)
     }
 
     fn encode(&self, stream: &str, length: &[&str], encoders: [&str; 2]) -> Result<Publisher> {
@@ -146,6 +154,12 @@ pub(crate) async fn plays_on(browser: &mut Browser, seconds: f64) -> Result<()> 
         ),
     )
     .await
+}
+
+/// Waits until so many pictures more were shown.
+pub(crate) async fn shows_on(browser: &mut Browser, pictures: u64) -> Result<()> {
+    let shown: u64 = browser.evaluate("video.getVideoPlaybackQuality().totalVideoFrames").await?;
+    until_true(browser, &format!("video.getVideoPlaybackQuality().totalVideoFrames >= {}", shown + pictures)).await
 }
 
 /// Asserts that no script failed, and nothing was refused by the page's own policy.
