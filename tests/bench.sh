@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds what is measured in the release profile, makes the clip once into the cache, and measures. Prints Markdown.
-# Arguments are the parts to measure: ingest play memory mux hls hls-latency record hooks api relay operator scale (all of them when there are none).
+# Arguments are the parts to measure: ingest play memory mux hls hls-latency webrtc-latency record hooks api relay operator scale (all of them when there are none).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${TALLYLIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tallylight}

@@ -16,13 +16,27 @@ mod relay;
 mod scale;
 mod server;
 mod spread;
+mod webrtc_latency;
 
 use std::env;
 
 use anyhow::{Result, bail};
 
-const PARTS: [&str; 12] =
-    ["ingest", "play", "memory", "mux", "hls", "hls-latency", "record", "hooks", "api", "relay", "operator", "scale"];
+const PARTS: [&str; 13] = [
+    "ingest",
+    "play",
+    "memory",
+    "mux",
+    "hls",
+    "hls-latency",
+    "webrtc-latency",
+    "record",
+    "hooks",
+    "api",
+    "relay",
+    "operator",
+    "scale",
+];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -43,6 +57,7 @@ async fn main() -> Result<()> {
             "hls" => hls::measure().await?,
             "record" => record::measure().await?,
             "hls-latency" => hls_latency::measure().await?,
+            "webrtc-latency" => webrtc_latency::measure().await?,
             "hooks" => hooks::measure().await?,
             "api" => api::measure().await?,
             "relay" => relay::measure().await?,
