@@ -133,7 +133,7 @@ pub struct BroadcastStatus {
     /// What media nodes need to admit a publisher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<PublishStatus>,
-    /// Accepted, Ready, Live, HooksDelivered and, once there was a recording, Recorded.
+    /// Accepted, Ready, Live, HooksDelivered, once there was a recording Recorded, and WebRTCPlayable while it is False.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into()]))]
@@ -161,7 +161,7 @@ pub enum BroadcastState {
 #[x_kube(validation = Rule::new("self.ordinal >= oldSelf.ordinal").message("session.ordinal must not decrease"),
          validation = Rule::new("self.epoch >= oldSelf.epoch").message("session.epoch must not decrease"),
          validation = rules::node_changes_with_epoch(), validation = rules::away_is_nobodys(),
-         validation = rules::away_changes_with_epoch())]
+         validation = rules::away_changes_with_epoch(), validation = rules::frame_order_goes_with_epoch())]
 pub struct Session {
     /// How many sessions this Broadcast has had.
     #[schemars(range(min = 0))]
@@ -197,6 +197,17 @@ pub struct Session {
     /// There while the publisher is away and awaited: the session is open, no node has it, and any may go on with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away: Option<Away>,
+    /// There once the publisher has sent pictures in another order than they are shown in (B-frames): WebRTC cannot play those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame_order: Option<FrameOrder>,
+}
+
+/// Order in which pictures are sent.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum FrameOrder {
+    /// Another than they are shown in.
+    Reordered,
 }
 
 /// Whether a session is on air.

@@ -12,8 +12,8 @@ mod recording;
 mod reference;
 
 pub use broadcast::{
-    Action, Announced, Away, Broadcast, BroadcastSpec, BroadcastState, BroadcastStatus, Event, HooksStatus, Lane,
-    LaneState, Protocol, Publish, PublishStatus, Reason, Session, SessionState, Vod,
+    Action, Announced, Away, Broadcast, BroadcastSpec, BroadcastState, BroadcastStatus, Event, FrameOrder, HooksStatus,
+    Lane, LaneState, Protocol, Publish, PublishStatus, Reason, Session, SessionState, Vod,
 };
 pub use condition::{Condition, ConditionStatus, set_condition};
 pub use hook_url::{HookUrlSource, InvalidHookUrl, MAX_HOOK_URL, hook_url};

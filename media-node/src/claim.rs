@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
 };
 
+mod note;
 mod retry;
 mod windows;
 

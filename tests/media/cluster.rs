@@ -6,7 +6,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use kube::{Api, api::PostParams};
 use serde_json::{Value, json};
-use tallylight_crds::{Broadcast, BroadcastState, Recording};
+use tallylight_crds::{Broadcast, BroadcastState, ConditionStatus, FrameOrder, Recording, SessionState};
 use tempfile::TempDir;
 use tests::{
     apiserver::{Call, ControlPlane, Parts},
@@ -118,6 +118,39 @@ async fn a_streams_start_and_end_reach_its_webhook() -> Result<()> {
     assert!(writes <= 8, "{writes} writes: {calls:#?}");
     let refused: Vec<_> = calls.iter().filter(|call| call.status == 403).collect();
     assert!(refused.is_empty(), "the chart's roles miss rights: {refused:#?}");
+    Ok(())
+}
+
+/// x264 with B-frames, of which each keyframe's group has some.
+const WITH_B_FRAMES: &str =
+    "-f lavfi -i testsrc2=size=320x180:rate=25 -pix_fmt yuv420p -c:v libx264 -preset ultrafast -bf 2 -g 50";
+
+#[tokio::test]
+async fn a_publisher_with_b_frames_is_said_so_for_as_long_as_its_session_lasts() -> Result<()> {
+    let cluster = Cluster::new("b-frames", json!({})).await?;
+    cluster.broadcast("show").await?;
+    let of_webrtc = |broadcast: &Broadcast| {
+        let conditions = broadcast.status_or_default().conditions;
+        conditions.into_iter().find(|condition| condition.kind == "WebRTCPlayable")
+    };
+
+    let url = cluster.node.rtmp("LiveApp", "show")?;
+    let publisher = Publisher::encoding(cluster.folder.path(), "publisher", &url, &[WITH_B_FRAMES])?;
+    let told = cluster.tenant.until("show", "to be told of", SOON, |b| of_webrtc(b).is_some()).await?;
+    publisher.stop().await?;
+    let over = cluster.tenant.until("show", "to be told of no more", SOON, |b| of_webrtc(b).is_none()).await?;
+    cluster.tenant.settled("show", 2, SOON).await?;
+
+    assert_eq!(told.status_or_default().session.frame_order, Some(FrameOrder::Reordered));
+    let condition = of_webrtc(&told).unwrap();
+    assert_eq!((condition.status, condition.reason.as_str()), (ConditionStatus::False, "ReorderedFrames"));
+    assert!(condition.message.contains("bframes=0"), "{}", condition.message);
+    assert_eq!(over.status_or_default().session.state, SessionState::Ended);
+    let calls = cluster.tenant.plane.calls(&cluster.tenant.namespace)?;
+    let writes = calls.iter().filter(|call| call.writes() && call.resource.starts_with("broadcasts")).count();
+    assert!(writes <= 8, "{writes} writes: {calls:#?}");
+    let refused: Vec<_> = calls.iter().filter(|call| call.status == 403).collect();
+    assert!(refused.is_empty(), "the chart's roles or its policy refuse what was seen: {refused:#?}");
     Ok(())
 }
 

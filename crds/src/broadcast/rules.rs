@@ -146,6 +146,14 @@ pub(super) fn away_changes_with_epoch() -> Rule {
     )
 }
 
+// What a publisher sends does not become what it was not; another publisher may.
+pub(super) fn frame_order_goes_with_epoch() -> Rule {
+    rule(
+        "self.epoch > oldSelf.epoch || has(self.frameOrder) || !has(oldSelf.frameOrder)",
+        "session.frameOrder may go only with a larger epoch",
+    )
+}
+
 pub(super) fn away_is_bounded() -> Rule {
     rule(
         "self.until >= self.since && self.until - self.since <= duration('1h')",

@@ -10,7 +10,7 @@ use media_core::{
     broadcast::{Action, Cause, Denied, Input, Leave, Lifecycle, Timeouts},
 };
 use media_rtp::packetize::BFrames;
-use tallylight_crds::{Broadcast, Protocol, Reason};
+use tallylight_crds::{Broadcast, FrameOrder, Protocol, Reason};
 use tokio::{
     sync::mpsc,
     time::{Instant, Sleep, sleep_until, timeout},
@@ -64,6 +64,17 @@ pub(super) struct Publisher<S> {
     timer: Pin<Box<Sleep>>,
     goodbye: Option<Goodbye>,
     b_frames: BFrames,
+    frames: Seen,
+}
+
+/// What was seen of a publisher's pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    InOrder,
+    /// It has B-frames, and its session does not say so yet.
+    Reordered,
+    /// Its session says so, or will.
+    Noted,
 }
 
 /// What a publisher was woken for, besides its connection.
@@ -109,6 +120,7 @@ impl<S: Store> Publisher<S> {
             timer,
             goodbye: None,
             b_frames: BFrames::default(),
+            frames: Seen::InOrder,
         }
     }
 
@@ -198,13 +210,25 @@ impl<S: Store> Publisher<S> {
     }
 
     /// Says what viewers over WebRTC will miss, whether or not there are some.
-    fn has_b_frames(&self) {
+    fn has_b_frames(&mut self) {
         self.metrics.b_frames();
+        if self.frames == Seen::InOrder {
+            self.frames = Seen::Reordered;
+            self.note();
+        }
         let (name, peer) = (self.place.name(), self.origin.peer);
         info!(
             app = name.app, stream = %name.id, %peer,
             "the stream has B-frames, so viewers over WebRTC are refused; set bframes=0 or tune zerolatency in OBS' advanced output"
         );
+    }
+
+    /// Says of the session, once there is one, what was seen of its pictures.
+    fn note(&mut self) {
+        if let Some(session) = self.session.as_ref().filter(|_| self.frames == Seen::Reordered) {
+            self.claims.note(session, FrameOrder::Reordered);
+            self.frames = Seen::Noted;
+        }
     }
 
     fn claimed(&mut self, answer: Result<OnAir, Denied>) {
@@ -220,6 +244,11 @@ impl<S: Store> Publisher<S> {
                     arrival.on_air(&session);
                 }
                 self.session = Some(session);
+                if self.frames == Seen::Noted {
+                    // of a session before this one
+                    self.frames = Seen::Reordered;
+                }
+                self.note();
                 self.input(Input::Claimed);
             }
             Err(denied) => self.input(Input::ClaimDenied(denied)),

@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use json_patch::Patch;
 use tallylight_crds::{
-    Away, Broadcast, BroadcastSpec, BroadcastState, HOOKS_FINALIZER, Protocol, Reason, SessionState,
+    Away, Broadcast, BroadcastSpec, BroadcastState, FrameOrder, HOOKS_FINALIZER, Protocol, Reason, SessionState,
 };
 
 use crate::{Claim, Committed, Error, Input, Key, Owner, Recordings, Rejection, Store, commit, event_id};
@@ -29,6 +29,7 @@ pub async fn run<S: Store + Recordings>(store: &S, namespace: &str) {
     suite.of_two_claims_one_wins().await;
     suite.appends_and_acks_commute().await;
     suite.a_stale_epoch_never_writes().await;
+    suite.what_is_noted_of_a_publisher_commutes_with_its_events().await;
     suite.a_session_goes_on_where_its_publisher_comes_back().await;
     suite.a_late_claim_ends_one_session_and_opens_the_next().await;
     suite.a_publisher_that_stays_away_left_when_it_left().await;
@@ -172,6 +173,21 @@ impl<S: Store> Suite<'_, S> {
         let next = self.done(&closed, &claim("c2", "node-2")).await;
         assert_eq!(self.rejection(&live, &end_of(&live)).await, Rejection::Fenced);
         assert_eq!(self.get("fenced").await.status, next.status, "nothing was written");
+    }
+
+    async fn what_is_noted_of_a_publisher_commutes_with_its_events(&self) {
+        let made = self.create("noted", &[]).await;
+        let live = self.done(&made, &claim("c1", "node-1")).await;
+        let note = |of: &Broadcast| Input::Note {
+            owner: Owner::of(&of.status_or_default().session),
+            frames: FrameOrder::Reordered,
+        };
+        self.done(&live, &Input::Ack { through: 1, lane: None }).await;
+        let noted = self.done(&live, &note(&live)).await.status_or_default();
+        assert_eq!((noted.session.frame_order, noted.hooks.acked_sequence), (Some(FrameOrder::Reordered), 1));
+        let ended = self.done(&live, &end_of(&live)).await.status_or_default();
+        assert_eq!(ended.session.frame_order, Some(FrameOrder::Reordered), "it is kept with the session");
+        assert_eq!(self.rejection(&live, &note(&live)).await, Rejection::Fenced);
     }
 
     async fn a_session_goes_on_where_its_publisher_comes_back(&self) {

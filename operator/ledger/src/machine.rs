@@ -8,8 +8,8 @@ use json_patch::{Patch, PatchOperation, jsonptr::PointerBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tallylight_crds::{
-    Action, Announced, Away, BroadcastState, BroadcastStatus, Event, Lane, LaneState, MAX_ANNOUNCED, MAX_PENDING,
-    Protocol, Reason, Session, SessionState, Vod,
+    Action, Announced, Away, BroadcastState, BroadcastStatus, Event, FrameOrder, Lane, LaneState, MAX_ANNOUNCED,
+    MAX_PENDING, Protocol, Reason, Session, SessionState, Vod,
 };
 
 /// Room that a claim leaves in the ledger, so that the session's end always fits.
@@ -29,6 +29,8 @@ pub enum Input {
     /// The publisher is away and awaited: the session stays open, and whoever owned it is fenced off by a new epoch. Asked for
     /// by the owner, or by the operator when the owner is lost.
     Park { owner: Owner, away: Away },
+    /// The owner has seen in what order its publisher sends pictures.
+    Note { owner: Owner, frames: FrameOrder },
     /// The operator tells of a recording that is done.
     Announce(Announce),
     /// The receiver has every event up to `through`, or they need no sending.
@@ -126,6 +128,7 @@ pub fn apply(status: &BroadcastStatus, input: &Input) -> Result<Step, Rejection>
         Input::End { owner, reason, time } => end(status, *owner, *reason, *time, Fence::Keep),
         Input::Close { owner, reason, time } => end(status, *owner, *reason, *time, Fence::Raise),
         Input::Park { owner, away } => park(status, *owner, away),
+        Input::Note { owner, frames } => note(status, *owner, *frames),
         Input::Announce(announce) => tell(status, announce),
         Input::Ack { through, lane } => ack(status, *through, lane.as_ref()),
         Input::SetLane(lane) => Ok(set_lane(status, lane)),
@@ -174,6 +177,7 @@ fn open(status: &BroadcastStatus, claim: &Claim) -> Result<Step, Rejection> {
         start_time: Some(claim.time),
         end_time: None,
         away: None,
+        frame_order: None,
     };
     let event = Event {
         sequence: status.hooks.last_sequence + 1,
@@ -195,6 +199,8 @@ fn resume(status: &BroadcastStatus, claim: &Claim) -> Step {
         address: claim.address.clone(),
         protocol: Some(claim.protocol),
         away: None,
+        // another encoder, for all that is known
+        frame_order: None,
         ..status.session.clone()
     };
     Step::Write(Box::new(change_session(status, BroadcastState::Live, session, None)))
@@ -215,6 +221,23 @@ fn park(status: &BroadcastStatus, owner: Owner, away: &Away) -> Result<Step, Rej
     let away = Away { since, until, reason: away.reason };
     let session = Session { epoch: raised.epoch, id: None, node: None, address: None, away: Some(away), ..old.clone() };
     Ok(Step::Write(Box::new(change_session(status, BroadcastState::Reconnecting, session, None))))
+}
+
+fn note(status: &BroadcastStatus, owner: Owner, frames: FrameOrder) -> Result<Step, Rejection> {
+    let session = &status.session;
+    if session.state == SessionState::Ended || session.away.is_some() || Owner::of(session) != owner {
+        return Err(Rejection::Fenced);
+    }
+    if session.frame_order == Some(frames) {
+        return Ok(Step::Settled);
+    }
+    let mut next = status.clone();
+    let mut patch = PatchBuilder::default();
+    patch.test("/status/session/epoch", &session.epoch);
+    patch.test("/status/session/state", &session.state);
+    patch.add("/status/session/frameOrder", &frames);
+    next.session.frame_order = Some(frames);
+    Ok(Step::Write(Box::new(Transition { patch: patch.build(), status: next })))
 }
 
 /// Whether an end takes the right to write away from the owner.

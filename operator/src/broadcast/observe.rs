@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
 use serde_json::json;
 use tallylight_crds::{
-    Broadcast, BroadcastState, BroadcastStatus, Condition, ConditionStatus, HookUrlSource, Lane, LaneState,
+    Broadcast, BroadcastState, BroadcastStatus, Condition, ConditionStatus, FrameOrder, HookUrlSource, Lane, LaneState,
     SessionState, StreamId, hook_url, set_condition,
 };
 
@@ -75,6 +75,11 @@ pub(crate) fn conditions(
     found.extend(ready(broadcast, status, &around, valid));
     found.extend(around.recorded.map(recorded));
     found.push(live(status));
+    if is_reordered(status) {
+        found.push(finding(WEBRTC_PLAYABLE, false, "ReorderedFrames", REORDERED));
+    } else {
+        list.retain(|condition| condition.kind != WEBRTC_PLAYABLE);
+    }
     if paused::is_paused(broadcast) {
         let waiting = status.hooks.pending.len();
         if waiting > 0 {
@@ -154,6 +159,15 @@ fn recorded(recorded: Recorded) -> Finding {
         Recorded::Well => finding(RECORDED, true, "Recorded", "the latest session is, or was, recorded"),
         Recorded::Trouble { reason, message } => finding(RECORDED, false, reason, message),
     }
+}
+
+/// Kind of the condition that is there while a publisher sends what WebRTC cannot play.
+const WEBRTC_PLAYABLE: &str = "WebRTCPlayable";
+const REORDERED: &str = "the publisher sends B-frames, which WebRTC cannot play, and viewers over WebRTC get no picture: turn them off \
+                         in the encoder (OBS: x264 options bframes=0 or tune zerolatency, or B-frames 0; ffmpeg: -bf 0) and publish anew";
+
+fn is_reordered(status: &BroadcastStatus) -> bool {
+    status.session.state == SessionState::Open && status.session.frame_order == Some(FrameOrder::Reordered)
 }
 
 struct Finding {
@@ -336,6 +350,19 @@ mod tests {
         status.observed_generation = Some(3);
 
         assert_eq!(patch(&broadcast(), &status, unknown, Timestamp::UNIX_EPOCH), None);
+    }
+
+    #[test]
+    fn b_frames_are_told_of_while_their_session_lasts() {
+        let mut status = BroadcastStatus::default();
+        status.session.frame_order = Some(FrameOrder::Reordered);
+        status.session.state = SessionState::Open;
+        assert_eq!(reason(&broadcast(), &status, READY, WEBRTC_PLAYABLE), (false, "ReorderedFrames".to_owned()));
+
+        status.conditions = conditions(&broadcast(), &status, READY, Timestamp::UNIX_EPOCH);
+        status.session.state = SessionState::Ended;
+        let all = reasons(&broadcast(), &status, READY);
+        assert!(all.iter().all(|(kind, ..)| kind != WEBRTC_PLAYABLE), "{all:?}");
     }
 
     fn event() -> tallylight_crds::Event {

@@ -248,6 +248,7 @@ impl Lane {
             | Input::End { .. }
             | Input::Close { .. }
             | Input::Park { .. }
+            | Input::Note { .. }
             | Input::Announce(_) => {}
         }
     }

@@ -153,6 +153,28 @@ fn a_publisher_that_comes_back_in_time_goes_on_with_its_session() {
     assert_eq!(apply(&back, &close(&parked, 39)), Err(Rejection::Fenced), "nor whoever waited for it to be overdue");
 }
 
+fn reordered(status: &BroadcastStatus) -> Input {
+    Input::Note { owner: Owner::of(&status.session), frames: FrameOrder::Reordered }
+}
+
+#[test]
+fn what_is_noted_of_a_publisher_is_its_own_and_not_of_the_next() {
+    let noted = written(&live(), &reordered(&live()));
+    assert_eq!(noted.session, Session { frame_order: Some(FrameOrder::Reordered), ..live().session });
+    assert_eq!(noted.hooks, live().hooks, "nobody is told");
+    assert_eq!(apply(&noted, &reordered(&live())), Ok(Step::Settled), "the same again");
+
+    let parked = written(&noted, &park(&noted, 9));
+    assert_eq!(parked.session.frame_order, Some(FrameOrder::Reordered));
+    assert_eq!(apply(&parked, &reordered(&live())), Err(Rejection::Fenced), "whoever had it has it no more");
+    assert_eq!(apply(&parked, &reordered(&parked)), Err(Rejection::Fenced), "and nobody else has it");
+    let back = written(&parked, &claim("b", "node-2", 38));
+    assert_eq!(back.session.frame_order, None);
+    let ended = written(&noted, &end(&noted, 9));
+    assert_eq!(apply(&ended, &reordered(&noted)), Err(Rejection::Fenced));
+    assert_eq!(written(&ended, &claim("c", "node-1", 50)).session.frame_order, None);
+}
+
 #[test]
 fn a_publisher_that_does_not_come_back_was_on_air_until_it_left() {
     let parked = written(&live(), &park(&live(), 9));
