@@ -3,7 +3,8 @@
 //!
 //! A pull begins with its first viewer, follows the stream from session to session and node to node, and stops when the last
 //! viewer has left. `follow` decides where the stream is; `client` pulls, `server` lets others pull, `token` says who may.
-//! `recordings` passes on what is on another node's disk, and `peers` knows where that node is.
+//! `recordings` passes on what is on another node's disk, `errands` what clients ask of another node's WebRTC, and `peers` knows where
+//! that node is.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -37,6 +38,7 @@ use crate::{
 };
 
 mod client;
+mod errands;
 mod files;
 mod follow;
 mod metrics;
@@ -45,8 +47,10 @@ mod recordings;
 mod server;
 pub mod token;
 
+pub(crate) use errands::Asked;
+pub use errands::Elsewhere;
 pub(crate) use files::{Fetched, Owner, Whereabouts};
-pub use metrics::{Failure, Metrics, Passage, Refusal};
+pub use metrics::{Failure, Metrics, Outcome, Passage, Refusal};
 pub use recordings::Others;
 pub(crate) use recordings::{Unavailable, Wanted};
 use token::PoolKey;
@@ -127,10 +131,14 @@ impl Socket {
         let key = Arc::new(self.key);
         let me = &place.node;
         let lender = place.disks.as_ref().map(|disks| recordings::Lender::new(me.clone(), Arc::clone(&disks.storages)));
-        node.others = place.disks.as_ref().map(|disks| {
+        if let Some(disks) = &place.disks {
             let peers = peers::Peers::new(disks.leases.clone());
-            Others::new(me.clone(), Arc::clone(&key), peers, metrics.clone(), tasks.clone())
-        });
+            let others = Others::new(me.clone(), Arc::clone(&key), peers.clone(), metrics.clone(), tasks.clone());
+            node.others = Some(others);
+            if let Some(webrtc) = &node.webrtc {
+                webrtc.pass_on(Elsewhere::new(me.clone(), Arc::clone(&key), peers, metrics.clone()));
+            }
+        }
         let server = server::Server {
             namespace: place.namespace.clone(),
             key: Arc::clone(&key),
@@ -141,6 +149,7 @@ impl Socket {
             shutdown: node.shutdown.clone(),
             pullers: server::Pullers::default(),
             recordings: lender,
+            sessions: node.webrtc.as_ref().map(errands::sessions),
         };
         tasks.spawn(server.run(self.listener, tasks.clone()));
         node.relays = Some(Relays::new(node, place, Some(key), metrics, tasks));

@@ -6,7 +6,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use anyhow::Context;
@@ -19,7 +19,7 @@ use media_webrtc::{
 use prometheus_client::registry::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{cli::NodeArgs, metrics::Metrics};
+use crate::{cli::NodeArgs, metrics::Metrics, relay::Elsewhere};
 
 pub mod addresses;
 pub(crate) mod feed;
@@ -47,6 +47,8 @@ struct Inner {
     ice_servers: Vec<IceServer>,
     sessions: Arc<Sessions>,
     feeds: Feeds,
+    /// Sessions of other nodes; empty without a relay.
+    elsewhere: OnceLock<Elsewhere>,
     metrics: metrics::Metrics,
 }
 
@@ -99,6 +101,7 @@ impl WebRtc {
             ice_servers: args.webrtc_ice_server.clone(),
             sessions,
             feeds,
+            elsewhere: OnceLock::new(),
             metrics,
         }))))
     }
@@ -133,6 +136,15 @@ impl WebRtc {
 
     pub(crate) fn sessions(&self) -> &Sessions {
         &self.0.sessions
+    }
+
+    /// Passes what is asked of other nodes' sessions on from now on.
+    pub(crate) fn pass_on(&self, elsewhere: Elsewhere) {
+        let _first = self.0.elsewhere.set(elsewhere); // there is one relay
+    }
+
+    pub(crate) fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.0.elsewhere.get()
     }
 
     pub(crate) fn feeds(&self) -> &Feeds {

@@ -63,6 +63,26 @@ pub enum Passage {
     NodeGone,
 }
 
+/// What became of a request for a session of WebRTC that is on another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// The other node's answer was passed on.
+    Answered,
+    /// As many as may be were passed on.
+    TooMany,
+    /// The node could not be reached, refused, or it is not known where it is.
+    NodeAway,
+    /// The node is gone for good.
+    NodeGone,
+    /// It did not answer in time.
+    NoAnswer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Outcome,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PassageLabel {
     outcome: Passage,
@@ -95,6 +115,7 @@ pub struct Metrics {
     files_fetched: Counter,
     recordings_open: Gauge64,
     recordings: Family<PassageLabel, Counter>,
+    requests: Family<OutcomeLabel, Counter>,
     bytes: Family<DirectionLabel, Bytes>,
     refusals: Family<RefusalLabel, Counter>,
     failures: Family<FailureLabel, Counter>,
@@ -127,6 +148,11 @@ impl Metrics {
             "relay_recordings",
             "Requests for recordings of other nodes, by what became of them",
             metrics.recordings.clone(),
+        );
+        r.register(
+            "relay_session_requests",
+            "Requests for sessions of WebRTC on other nodes, by what became of them",
+            metrics.requests.clone(),
         );
         r.register_with_unit("relay_media", "Bytes between nodes", Unit::Bytes, metrics.bytes.clone());
         r.register("relay_refusals", "Pullers that were refused or cut", metrics.refusals.clone());
@@ -161,6 +187,10 @@ impl Metrics {
 
     pub(super) fn passed(&self, outcome: Passage) {
         self.recordings.get_or_create(&PassageLabel { outcome }).inc();
+    }
+
+    pub(super) fn passed_on(&self, outcome: Outcome) {
+        self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// Counts a recording that is passed on while the guard lives.

@@ -16,8 +16,8 @@ const BELIEVED: Duration = Duration::from_secs(10);
 /// Nodes that are known; of more, those that were asked for least are looked up again.
 const MAX_KNOWN: u64 = 1_024;
 
-/// See the module.
-#[derive(Debug)]
+/// See the module. Clones share what is known.
+#[derive(Clone, Debug)]
 pub(super) struct Peers {
     leases: Api<Lease>,
     known: Cache<String, Peer>,

@@ -278,7 +278,8 @@ fn answer(method: &Method, parts: &Parts, taken: mpsc::Receiver<io::Result<Bytes
     response
 }
 
-fn only(names: &[HeaderName], all: &HeaderMap) -> HeaderMap {
+/// Some of the headers.
+pub(super) fn only(names: &[HeaderName], all: &HeaderMap) -> HeaderMap {
     let mut some = HeaderMap::new();
     for name in names {
         for value in all.get_all(name) {

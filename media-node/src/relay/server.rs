@@ -43,6 +43,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info};
 
 use super::{
+    errands::Sessions,
     metrics::{Counted, Metrics, Refusal},
     recordings::Lender,
     token::{Grant, Invalid, PoolKey, Statement},
@@ -104,6 +105,8 @@ pub(super) struct Server<S> {
     pub(super) pullers: Pullers,
     /// None on a node that lends none.
     pub(super) recordings: Option<Lender>,
+    /// None on a node without WebRTC.
+    pub(super) sessions: Option<Sessions>,
 }
 
 impl<S: Store> Server<S> {
@@ -136,6 +139,10 @@ impl<S: Store> Server<S> {
                 if let Some(answer) = server.answer_recording(&request, lent).await {
                     return Ok(answer);
                 }
+                let request = match server.answer_errand(request).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(request) => request,
+                };
                 Ok::<_, Infallible>(match server.answer_files(&request).await {
                     Some(answer) => answer,
                     None => server.answer(request, peer, granted),

@@ -51,6 +51,17 @@ pub struct Loan {
     pub expires: i64,
 }
 
+/// What a token allows: one node to pass on what a client asks of one session of WebRTC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Errand {
+    /// The address of the session.
+    pub path: String,
+    /// Name of the node that passes it on.
+    pub node: String,
+    /// Until when, in seconds since 1970.
+    pub expires: i64,
+}
+
 /// What a token may say.
 pub trait Statement: Serialize + DeserializeOwned {
     /// First part of its tokens: one for each kind, so that none is taken for another, and another one for another form. No dots.
@@ -70,6 +81,14 @@ impl Statement for Grant {
 
 impl Statement for Loan {
     const FORM: &'static str = "recording-1";
+
+    fn expires(&self) -> i64 {
+        self.expires
+    }
+}
+
+impl Statement for Errand {
+    const FORM: &'static str = "session-1";
 
     fn expires(&self) -> i64 {
         self.expires
@@ -151,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_for_a_stream_opens_no_recording_and_the_other_way_round() {
+    fn a_token_for_one_thing_is_none_for_another() {
         let key = PoolKey::new(&[7; 32]).unwrap();
         let loan = Loan {
             storage: "local".into(),
@@ -165,6 +184,11 @@ mod tests {
         assert_eq!(key.verify::<Loan>(&key.sign(&loan), 1_001), Err(Invalid::Expired));
         assert_eq!(key.verify::<Grant>(&key.sign(&loan), 0), Err(Invalid::Forged));
         assert_eq!(key.verify::<Loan>(&key.sign(&grant()), 0), Err(Invalid::Forged));
+        let errand = Errand { path: "/a/whep/b/c/d".into(), node: "media-live-2".into(), expires: 1_000 };
+        assert_eq!(key.verify(&key.sign(&errand), 1_000), Ok(errand.clone()));
+        assert_eq!(key.verify::<Errand>(&key.sign(&errand), 1_001), Err(Invalid::Expired));
+        assert_eq!(key.verify::<Errand>(&key.sign(&loan), 0), Err(Invalid::Forged));
+        assert_eq!(key.verify::<Loan>(&key.sign(&errand), 0), Err(Invalid::Forged));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use axum::{
     Router,
     extract::{Path, Request, State},
     http::{
-        HeaderMap, HeaderValue, StatusCode,
+        HeaderMap, HeaderValue, Method, StatusCode,
         header::{ETAG, IF_MATCH},
     },
     response::{IntoResponse, Response},
@@ -19,7 +19,7 @@ use super::{
     sessions::{Found, Kind, Token},
     signalling::{self, Problem, SDP_FRAGMENT},
 };
-use crate::hub::Name;
+use crate::{hub::Name, relay::Asked};
 
 /// What is in the path.
 #[derive(Clone, Debug, Deserialize)]
@@ -30,17 +30,35 @@ pub(crate) struct Resource {
     session: String,
 }
 
-/// The routes of sessions of a kind.
+/// The routes of sessions of a kind, of this node and of others.
 pub(crate) fn routes(webrtc: WebRtc, kind: Kind) -> Router {
+    routes_to(Reach::Anywhere, webrtc, kind)
+}
+
+/// The routes of all sessions of this node alone: for other nodes, which pass on what was asked of them.
+pub(crate) fn own(webrtc: &WebRtc) -> Router {
+    let [whep, whip] = [Kind::Whep, Kind::Whip].map(|kind| routes_to(Reach::ThisNode, webrtc.clone(), kind));
+    whep.merge(whip)
+}
+
+fn routes_to(reach: Reach, webrtc: WebRtc, kind: Kind) -> Router {
     let path = format!("/{{app}}/{}/{{id}}/{{node}}/{{session}}", kind.path());
     let methods = delete(end).patch(change).options(preflight);
-    Router::new().route(&path, methods).with_state(Resources { webrtc, kind })
+    Router::new().route(&path, methods).with_state(Resources { webrtc, kind, reach })
 }
 
 #[derive(Clone)]
 struct Resources {
     webrtc: WebRtc,
     kind: Kind,
+    reach: Reach,
+}
+
+/// Whose sessions are answered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    ThisNode,
+    Anywhere,
 }
 
 impl Resources {
@@ -49,6 +67,19 @@ impl Resources {
         let id = StreamId::parse(&resource.id).map_err(|_invalid| GONE)?;
         let name = Name { app: resource.app.clone(), id };
         self.webrtc.sessions().find(self.kind, &name, &Token::of(&resource.session)).ok_or(GONE)
+    }
+
+    /// Answers for a session of another node, as that does.
+    async fn elsewhere(&self, resource: &Resource, request: Request) -> Result<Response, Problem> {
+        let elsewhere = self.webrtc.elsewhere().filter(|_| self.reach == Reach::Anywhere);
+        let elsewhere = elsewhere.ok_or(Problem::NotFound("the session is on another node"))?;
+        let (head, body) = request.into_parts();
+        let body = match head.method {
+            Method::PATCH => signalling::text(SDP_FRAGMENT, &head.headers, body).await?,
+            _ => String::new(),
+        };
+        let (owner, path) = (resource.node.as_str(), head.uri.path());
+        Ok(elsewhere.pass(Asked { owner, method: &head.method, path, headers: &head.headers, body }).await)
     }
 
     fn counted(&self, answer: Result<Response, Problem>) -> Response {
@@ -67,7 +98,7 @@ async fn preflight() -> Response {
 
 async fn end(State(resources): State<Resources>, Path(resource): Path<Resource>, request: Request) -> Response {
     if resource.node != resources.webrtc.node() {
-        return elsewhere(&resource, request).await;
+        return resources.counted(resources.elsewhere(&resource, request).await);
     }
     let answer = resources.find(&resource).map(|session| {
         resources.webrtc.pool().end(&session.ufrag);
@@ -78,7 +109,7 @@ async fn end(State(resources): State<Resources>, Path(resource): Path<Resource>,
 
 async fn change(State(resources): State<Resources>, Path(resource): Path<Resource>, request: Request) -> Response {
     if resource.node != resources.webrtc.node() {
-        return elsewhere(&resource, request).await;
+        return resources.counted(resources.elsewhere(&resource, request).await);
     }
     let answer = changed(&resources, &resource, request).await;
     resources.counted(answer)
@@ -111,11 +142,4 @@ fn wanted(headers: &HeaderMap) -> Wanted {
         Some("*") => Wanted::Restart,
         named => Wanted::Addresses(named.map(str::to_owned)),
     }
-}
-
-/// Answers for a session of another node.
-async fn elsewhere(resource: &Resource, request: Request) -> Response {
-    drop(request);
-    let _node = &resource.node;
-    Problem::NotFound("the session is on another node").into_response()
 }
