@@ -8,3 +8,4 @@ mod newcomers;
 mod recordings;
 mod release;
 mod story;
+mod webrtc;

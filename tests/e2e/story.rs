@@ -15,6 +15,7 @@ use crate::{
     moves, newcomers,
     recordings::{self, Show},
     release::{BUCKET, NAMESPACE, Release, SHARED, SOON, expect, http_address, machine, report, url},
+    webrtc,
 };
 
 /// What the issue of node loss promises: 15 s of Lease and the next look.
@@ -39,6 +40,7 @@ async fn a_release_is_installed_used_hurt_upgraded_and_removed() -> Result<()> {
     moves::a_drain_waits_for_a_publisher_that_stays(&release).await?;
     moves::sessions_outlive_their_pods(&release).await?;
     recordings::are_told_of_once(&release).await?;
+    webrtc::media_reach_ports_of_the_machines(&release).await?;
     release.receiver.check_promises()?;
     is_removed(&release).await
 }
@@ -57,6 +59,8 @@ async fn plays_from_any_pod(release: &Release) -> Result<()> {
     let other = pods.values().find(|pod| pod.name_any() != owner).context("no other pod")?;
     let played = media::play_with_ffmpeg(release.folder(), "relayed", &url(other, "show")?).await?;
     ensure!(played.codecs == ["aac", "h264"] && played.frames >= 40, "{played:?}");
+    let (first, _) = webrtc::is_played_at(&http_address(other)?, "show").await?;
+    report("WHEP at the other pod to the first picture", &[first]);
     let shown = release.rest("show").await?;
     ensure!(shown["status"] == "broadcasting", "REST through a media pod: {shown}");
     publisher.stop().await?;
