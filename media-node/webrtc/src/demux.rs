@@ -76,8 +76,8 @@ struct Entry<K> {
     is_open: bool,
 }
 
-/// Paths that one session has at a time.
-const MAX_PATHS: usize = 8;
+/// Paths that one session has at a time. A browser with three addresses checks each of ours from each of them, over UDP and TCP.
+const MAX_PATHS: usize = 32;
 
 impl<K: Copy + Eq> Directory<K> {
     #[must_use]

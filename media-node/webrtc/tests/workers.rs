@@ -494,7 +494,7 @@ fn a_peer_over_tcp_is_served_by_its_sessions_worker() {
     let check = check(&credentials.ufrag, &[b'B'; 32]);
     let mut connections = Vec::new();
     // each is accepted by one of the two
-    for _ in 0..16 {
+    for _ in 0..20 {
         let mut connection = Connection::open(server.pool.address());
         // in two parts, of which the first is no frame
         connection.stream.write_all(&[0]).unwrap();
@@ -503,14 +503,14 @@ fn a_peer_over_tcp_is_served_by_its_sessions_worker() {
         connections.push(connection);
     }
     let counted = server.pool.counted();
-    assert_eq!((counted.adopted, counted.connections_accepted, counted.handovers_dropped), (1, 16, 0), "{counted:?}");
+    assert_eq!((counted.adopted, counted.connections_accepted, counted.handovers_dropped), (1, 20, 0), "{counted:?}");
     assert!(counted.handed_over > 0, "{counted:?}");
-    // one session has four, the newest
+    // one session has eight, the newest
     let mut open: Vec<_> = connections.drain(12..).collect();
     connections.iter_mut().for_each(|old| until("the older are closed", || old.is_closed()));
 
-    open[3].send(&check);
-    until("the newest is answered", || open[3].receive().is_some());
+    open[7].send(&check);
+    until("the newest is answered", || open[7].receive().is_some());
     server.pool.end(&credentials.ufrag);
     until("it is over", || server.has_told(1, &Event::Closed(Cause::Closed)));
     open.iter_mut().for_each(|last| until("the session's connections go with it", || last.is_closed()));
@@ -538,6 +538,25 @@ fn strangers_over_tcp_are_bounded_and_closed() {
     // the others have 10 s to prove themselves
     silent[2..].iter_mut().for_each(|other| until("they go as well", || other.is_closed()));
     assert_eq!(server.pool.counted().connections_unproven, 8);
+    server.pool.stop();
+}
+
+#[test]
+fn connections_that_peers_hold_ready_make_room_for_others() {
+    let server = Server::start(1, Limits { connections: 8, ..Limits::default() });
+    let open = |server: &Server, number: u8| {
+        let check = check(&Credentials::new([number; 40]).ufrag, &[b'A' + number; 32]);
+        let mut connection = Connection::open(server.pool.address());
+        connection.send(&check);
+        until("the check is answered", || connection.receive().is_some());
+        connection
+    };
+    (1..=3).for_each(|number| server.add(number, &Offer::parse(OFFER).unwrap()).1.unwrap());
+    let mut held: Vec<_> = (0..8).map(|at| open(&server, 1 + at / 4)).collect();
+    let _third = open(&server, 3);
+    until("the oldest has gone", || held[0].is_closed());
+    assert_eq!(server.pool.counted().connections_refused, 1);
+    assert!(!held[1].is_closed());
     server.pool.stop();
 }
 

@@ -42,7 +42,7 @@ fn the_datagrams_of_a_path_are_its_sessions() {
 fn a_session_has_a_bounded_number_of_paths() {
     let mut directory = Directory::new(Limits::default());
     directory.add("one".to_owned(), 1).unwrap();
-    for port in 1..=20 {
+    for port in 1..=44 {
         directory.learn("one", path(port));
         directory.learn("one", path(port));
     }

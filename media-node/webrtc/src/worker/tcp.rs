@@ -27,8 +27,12 @@ const PROVE: Duration = Duration::from_secs(10);
 /// stranger for long.
 const STRANGERS: usize = 4;
 
-/// Connections of one session. A peer opens one for each of its addresses; with more the oldest goes.
-const OF_A_SESSION: usize = 4;
+/// Connections of one session. A browser opens one for each address of ours from each of its own, also where it is reached by
+/// datagrams.
+const OF_A_SESSION: usize = 8;
+
+/// What is longer than checks and their answers: media, or the handshake before it.
+const MEDIA: usize = 512;
 
 /// What the system has under way of one connection: as much as 10 Mbit/s need over 200 ms. With the larger buffers that it would take
 /// by itself a viewer would lag by seconds before it is seen to.
@@ -68,6 +72,8 @@ struct Connection {
     /// The system is to say when there is room.
     is_full: bool,
     session: Option<SessionId>,
+    /// Media goes this way, or did.
+    is_used: bool,
 }
 
 /// A connection that comes, be it from another worker with what was read there.
@@ -162,6 +168,13 @@ impl Tcp {
             count(&self.shared.counters.connections_refused);
             self.drop(oldest);
         }
+        // those that browsers hold ready beside the path that they use go first
+        if self.connections.len() >= most
+            && let Some(spare) = self.spare(|_| true)
+        {
+            count(&self.shared.counters.connections_refused);
+            self.drop(spare);
+        }
         if self.connections.len() >= most || until <= now {
             count(&self.shared.counters.connections_refused);
             return None;
@@ -171,8 +184,15 @@ impl Tcp {
         if epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(token), epoll::EventFlags::IN).is_err() {
             return None;
         }
-        let connection =
-            Connection { socket, path, partial: bytes, queue: Queue::default(), is_full: false, session: None };
+        let connection = Connection {
+            socket,
+            path,
+            partial: bytes,
+            queue: Queue::default(),
+            is_full: false,
+            session: None,
+            is_used: false,
+        };
         self.connections.insert(token, connection);
         self.paths.insert(path, token);
         self.strangers.push_back((until, token));
@@ -189,6 +209,7 @@ impl Tcp {
         match connection.socket.read(bytes.get_mut(begin..).unwrap_or_default()) {
             Ok(length) if length > 0 => {
                 bytes.truncate(begin + length);
+                connection.is_used |= length > MEDIA;
                 Some(connection.path)
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
@@ -230,11 +251,19 @@ impl Tcp {
         }
         self.strangers.retain(|(_, stranger)| *stranger != token);
         let of_session = self.of(session);
-        if of_session.len() > OF_A_SESSION
-            && let Some(oldest) = of_session.iter().min()
-        {
-            self.drop(*oldest);
+        if of_session.len() > OF_A_SESSION {
+            let spare = self.spare(|connection| connection.session == Some(session));
+            spare.or_else(|| of_session.into_iter().min()).into_iter().for_each(|oldest| self.drop(oldest));
         }
+    }
+
+    /// The oldest connection of a session that nothing but checks went by.
+    fn spare(&self, is_wanted: impl Fn(&Connection) -> bool) -> Option<u64> {
+        let is_spare =
+            |connection: &Connection| connection.session.is_some() && !connection.is_used && is_wanted(connection);
+        #[expect(clippy::disallowed_methods, reason = "the oldest has the lowest number")]
+        let spare = self.connections.iter().filter(|(_, connection)| is_spare(connection));
+        spare.map(|(token, _)| *token).min()
     }
 
     fn of(&self, session: SessionId) -> Vec<u64> {
@@ -304,6 +333,7 @@ impl Tcp {
     pub(super) fn send(&mut self, transmit: &Transmit<'_>) -> Sent {
         let Some(token) = self.paths.get(&transmit.path).copied() else { return Sent::Refused };
         let Some(connection) = self.connections.get_mut(&token) else { return Sent::Refused };
+        connection.is_used |= transmit.contents.len() > MEDIA;
         if !connection.queue.push(transmit.datagrams()) {
             // no loss: at most 64
             let datagrams = transmit.datagrams().count() as u64;
