@@ -72,6 +72,9 @@ pub struct NodeArgs {
     /// --webrtc-address, or all of the machine's
     #[arg(long, env = "TALLYLIGHT_WEBRTC_ADVERTISE", value_name = "IP[:PORT]", value_delimiter = ',')]
     pub webrtc_advertise: Vec<Advertised>,
+    /// File with further addresses of --webrtc-advertise, read at each answer: for those that are known later
+    #[arg(long, env = "TALLYLIGHT_WEBRTC_ADVERTISE_FILE", value_name = "FILE", requires = "webrtc_advertise")]
+    pub webrtc_advertise_file: Option<PathBuf>,
     /// Threads that serve WebRTC; as many as there are cores by default, 0 turns it off
     #[arg(long, env = "TALLYLIGHT_WEBRTC_WORKERS", value_name = "THREADS", value_parser = clap::value_parser!(u8).range(0..=64))]
     pub webrtc_workers: Option<u8>,

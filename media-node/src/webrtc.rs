@@ -95,7 +95,7 @@ impl WebRtc {
         let feeds = Feeds::new(Arc::clone(&pool), metrics.clone(), place.shutdown.clone(), place.tasks.clone());
         Ok(Some(Self(Arc::new(Inner {
             node: place.node.to_owned(),
-            addresses: Addresses::new(&args.webrtc_advertise, pool.address()),
+            addresses: Addresses::new(&args.webrtc_advertise, args.webrtc_advertise_file.as_deref(), pool.address()),
             pool,
             identity,
             ice_servers: args.webrtc_ice_server.clone(),

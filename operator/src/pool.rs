@@ -285,7 +285,8 @@ impl Made for Pod {
     fn prune(&mut self) {
         self.metadata.managed_fields = None;
         if let Some(annotations) = &mut self.metadata.annotations {
-            annotations.retain(|name, _| name == ORDER_ANNOTATION || name == ADDRESS_ANNOTATION);
+            let kept = [ORDER_ANNOTATION, ADDRESS_ANNOTATION, build::MEDIA_ADDRESS_ANNOTATION];
+            annotations.retain(|name, _| kept.contains(&name.as_str()));
         }
         if let Some(spec) = &mut self.spec {
             spec.volumes = None;
@@ -357,7 +358,7 @@ async fn reconcile_live(
     }
     let lost = memory.plan.take_lost().into_iter().map(|(name, uid)| news::of_lost(&name, &uid)).collect();
     context.events.pool(pool, lost).await;
-    if front.asks_machines() {
+    if front.asks_machines() || front.asks_machines_for_media() {
         context.world.machines.learn(&mut memory.machines, &pods).await?;
     }
     if !is_paused {

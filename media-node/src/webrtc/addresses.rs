@@ -1,7 +1,9 @@
 //! Under which addresses peers are told to reach this node.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -37,29 +39,44 @@ impl FromStr for Advertised {
     }
 }
 
+impl Advertised {
+    fn at(self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port.unwrap_or(port))
+    }
+}
+
 /// The addresses of a node.
 #[derive(Debug)]
 pub(crate) enum Addresses {
-    Told(Vec<SocketAddr>),
-    /// Those of the machine, which may get others.
-    OfMachine {
-        bound: SocketAddr,
+    Told {
+        always: Vec<SocketAddr>,
+        /// A file of further ones, which may come later, and the port of those that have none.
+        file: Option<(PathBuf, u16)>,
     },
+    /// Those of the machine, which may get others.
+    OfMachine { bound: SocketAddr },
 }
 
 impl Addresses {
-    pub(crate) fn new(advertised: &[Advertised], bound: SocketAddr) -> Self {
+    pub(crate) fn new(advertised: &[Advertised], file: Option<&Path>, bound: SocketAddr) -> Self {
+        let file = file.map(|file| (file.to_owned(), bound.port()));
         if !advertised.is_empty() {
-            let told = advertised.iter().map(|told| SocketAddr::new(told.ip, told.port.unwrap_or(bound.port())));
-            return Self::Told(told.collect());
+            let always = advertised.iter().map(|told| told.at(bound.port())).collect();
+            return Self::Told { always, file };
         }
-        if bound.ip().is_unspecified() { Self::OfMachine { bound } } else { Self::Told(vec![bound]) }
+        if bound.ip().is_unspecified() { Self::OfMachine { bound } } else { Self::Told { always: vec![bound], file } }
     }
 
     /// The best first, over TCP after all over UDP.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
         let addresses = match self {
-            Self::Told(told) => told.clone(),
+            Self::Told { always, file } => {
+                let mut all = always.clone();
+                all.extend(
+                    file.iter().flat_map(|(file, port)| in_file(file, *port)).filter(|later| !always.contains(later)),
+                );
+                all
+            }
             Self::OfMachine { bound } => {
                 let all = if_addrs::get_if_addrs().unwrap_or_else(|error| {
                     warn!(%error, "failed to list the machine's addresses; --webrtc-advertise tells them");
@@ -72,6 +89,14 @@ impl Addresses {
             |transport| addresses.iter().take(MOST).map(move |address| Candidate { address: *address, transport });
         over(Transport::Udp).chain(over(Transport::Tcp)).collect()
     }
+}
+
+/// What a file lists, separated by commas or blanks; nothing while it is not there, or empty.
+fn in_file(file: &Path, port: u16) -> Vec<SocketAddr> {
+    // a few bytes of the kubelet's memory
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let words = text.split([',', ' ', '\n']).filter(|word| !word.is_empty());
+    words.filter_map(|word| word.parse::<Advertised>().ok()).map(|told| told.at(port)).collect()
 }
 
 /// Of a machine's addresses those at which the socket is reached: IPv4 before IPv6, and loopback, which is of use on the machine
@@ -114,7 +139,7 @@ mod tests {
     fn what_is_advertised_is_told_and_nothing_else() {
         let advertised: Vec<Advertised> =
             ["198.51.100.7", "203.0.113.9:40000", "2001:db8::1", "[2001:db8::2]:9"].map(|a| a.parse().unwrap()).into();
-        let addresses = Addresses::new(&advertised, "0.0.0.0:50000".parse().unwrap());
+        let addresses = Addresses::new(&advertised, None, "0.0.0.0:50000".parse().unwrap());
 
         let expected = ["198.51.100.7:50000", "203.0.113.9:40000", "[2001:db8::1]:50000", "[2001:db8::2]:9"];
         assert_eq!(told(&addresses), expected);
@@ -124,8 +149,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_adds_what_comes_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("media-address");
+        let addresses = Addresses::new(&["10.0.0.1".parse().unwrap()], Some(&file), "0.0.0.0:50004".parse().unwrap());
+        assert_eq!(told(&addresses), ["10.0.0.1:50004"]);
+
+        fs::write(&file, "203.0.113.9,10.0.0.1\nlive.example.com 203.0.113.10:7\n").unwrap();
+        assert_eq!(told(&addresses), ["10.0.0.1:50004", "203.0.113.9:50004", "203.0.113.10:7"]);
+    }
+
+    #[test]
     fn a_socket_with_an_address_is_reached_there() {
-        assert_eq!(told(&Addresses::new(&[], "127.0.0.1:4000".parse().unwrap())), ["127.0.0.1:4000"]);
+        assert_eq!(told(&Addresses::new(&[], None, "127.0.0.1:4000".parse().unwrap())), ["127.0.0.1:4000"]);
     }
 
     #[test]
@@ -138,6 +174,6 @@ mod tests {
 
         assert_eq!(at("0.0.0.0:9"), ["192.0.2.1:9", "127.0.0.1:9"]);
         assert_eq!(at("[::]:9"), ["192.0.2.1:9", "[2001:db8::1]:9", "127.0.0.1:9", "[::1]:9"]);
-        assert!(told(&Addresses::new(&[], "0.0.0.0:9".parse().unwrap())).contains(&"127.0.0.1:9".to_owned()));
+        assert!(told(&Addresses::new(&[], None, "0.0.0.0:9".parse().unwrap())).contains(&"127.0.0.1:9".to_owned()));
     }
 }

@@ -1,6 +1,10 @@
 //! Decides where publishers and players reach a pool and each of its nodes. Knows no client.
 
-use std::{collections::BTreeMap, fmt, net::Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use tallylight_crds::{Exposure, MAX_ADDRESSES, NodeAddress};
@@ -36,6 +40,8 @@ pub(super) struct Front<'a> {
     pool: &'a ValidatedPool,
     /// The host that all nodes share.
     host: Option<String>,
+    /// The IP of the load balancer.
+    balancer: Option<String>,
 }
 
 /// What a status tells.
@@ -53,7 +59,8 @@ impl<'a> Front<'a> {
             Exposure::ClusterIp => Some(format!("{}.{}.svc", build::base_name(pool), pool.namespace)),
             Exposure::HostPort | Exposure::HostNetwork => None,
         };
-        Self { pool, host: pool.advertise_host.clone().or_else(of_service) }
+        let balancer = service.and_then(ip_of);
+        Self { pool, host: pool.advertise_host.clone().or_else(of_service), balancer }
     }
 
     /// Whether each node is reached at its machine's own address.
@@ -77,6 +84,24 @@ impl<'a> Front<'a> {
         let machine = pod.machine.as_ref();
         let host = machine.and_then(|machine| machines.get(&machine.name)?.as_deref().or(machine.ip.as_deref()));
         self.of_node(pod.port, host)
+    }
+
+    /// Whether media of WebRTC reach each node at its machine's own address.
+    pub(super) fn asks_machines_for_media(&self) -> bool {
+        let media = self.pool.web_rtc.as_ref().map(|webrtc| webrtc.media);
+        media.is_some_and(|media| media.is_host_port() || matches!(media, MediaAt::Machine { .. }))
+    }
+
+    /// The IP by which browsers reach the media of a pod from outside, when it is not the one that the pod sees itself.
+    pub(super) fn of_media(&self, pod: &plan::Pod, machines: &Machines) -> Option<String> {
+        let machine = pod.machine.as_ref()?;
+        let found = if self.asks_machines_for_media() {
+            machines.get(&machine.name)?.clone()
+        } else {
+            let is_balanced = matches!(self.pool.web_rtc.as_ref()?.media, MediaAt::Balancer { .. });
+            self.balancer.clone().filter(|_| is_balanced)
+        };
+        found.filter(|host| host.parse::<IpAddr>().is_ok() && machine.ip.as_ref() != Some(host))
     }
 
     /// Where a node has media of WebRTC, if it is at the host where it has RTMP.
@@ -116,6 +141,11 @@ impl<'a> Front<'a> {
 fn ingress(service: &Service) -> Option<String> {
     let points = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?;
     points.iter().find_map(|point| point.hostname.clone().or_else(|| point.ip.clone())).filter(|host| !host.is_empty())
+}
+
+fn ip_of(service: &Service) -> Option<String> {
+    let points = service.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?;
+    points.iter().find_map(|point| point.ip.clone()).filter(|ip| !ip.is_empty())
 }
 
 /// The host by which a machine is reached: from outside if it can be. Its plain host name comes last, as few can resolve it.
@@ -190,6 +220,30 @@ mod tests {
             let found = pool_address(nodes, Some(&balancer), &pods, Some("203.0.113.9"));
             assert_eq!(found.as_deref(), Some(address), "{exposure}");
         }
+    }
+
+    #[test]
+    fn media_are_told_the_address_from_outside_that_a_pod_cannot_see() {
+        let of = |nodes: Value, media: Option<MediaAt>, service: Option<&Service>, machine: Option<&str>| {
+            let mut pool = validated(nodes).unwrap();
+            if let Some(media) = media {
+                pool.web_rtc.as_mut().unwrap().media = media;
+            }
+            let machines = [("m".to_owned(), machine.map(str::to_owned))].into();
+            Front::new(&pool, service).of_media(&on_machine("a", 1, Some(7004)), &machines)
+        };
+        let at_port = |machine| of(json!({"exposure": "HostPort"}), None, None, machine);
+        assert_eq!(at_port(Some("203.0.113.9")).as_deref(), Some("203.0.113.9"));
+        assert_eq!(at_port(Some("10.0.0.1")), None, "the pod sees that one itself");
+        assert_eq!(at_port(Some("m.example.com")), None, "a name is no candidate");
+        assert_eq!(at_port(None), None);
+        let given = of(json!({"exposure": "LoadBalancer"}), Some(MediaAt::GivenPort), None, Some("203.0.113.9"));
+        assert_eq!(given.as_deref(), Some("203.0.113.9"));
+        let balancer = service(&json!([{"ip": "198.51.100.1", "hostname": "lb.example.com"}]));
+        let balanced = Some(MediaAt::Balancer { port: 50_000 });
+        let found = of(json!({"exposure": "LoadBalancer"}), balanced, Some(&balancer), None);
+        assert_eq!(found.as_deref(), Some("198.51.100.1"));
+        assert_eq!(of(json!({"exposure": "LoadBalancer"}), None, Some(&balancer), Some("203.0.113.9")), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tallylight_crds::{ADDRESS_ANNOTATION, LIVE_LABEL};
 use uuid::Uuid;
 
@@ -89,11 +89,16 @@ pub(super) async fn addresses(
 ) -> Result<(), Error> {
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &pool.namespace);
     for pod in pods.iter().filter(|pod| !matches!(pod.state, State::Draining | State::Failed)) {
-        let Some(address) = front.of_pod(pod, machines).map(|address| address.to_string()) else { continue };
-        if pod.address.as_deref() == Some(&address) {
+        let told = [
+            (ADDRESS_ANNOTATION, front.of_pod(pod, machines).map(|address| address.to_string()), &pod.address),
+            (build::MEDIA_ADDRESS_ANNOTATION, front.of_media(pod, machines), &pod.media_address),
+        ];
+        let news = told.into_iter().filter(|(_, now, before)| now.is_some() && now != *before);
+        let annotations: Map<String, Value> = news.map(|(name, now, _)| (name.to_owned(), json!(now))).collect();
+        if annotations.is_empty() {
             continue;
         }
-        let metadata = json!({"uid": pod.uid, "annotations": {ADDRESS_ANNOTATION: address}});
+        let metadata = json!({"uid": pod.uid, "annotations": annotations});
         patch(&api, &pod.name, metadata, |source| Error::AnnotatePod { source }).await?;
     }
     Ok(())

@@ -26,6 +26,8 @@ const HTTP: &str = "http";
 /// Names of the port of WebRTC's media, one a protocol.
 pub(crate) const WEBRTC: &str = "webrtc";
 const WEBRTC_TCP: &str = "webrtc-tcp";
+/// Annotation of pods: the IP by which their machine, or their balancer, is reached from outside, when it is not the one that a pod sees itself.
+pub(crate) const MEDIA_ADDRESS_ANNOTATION: &str = "tallylight.dev/media-address";
 /// Tells pods that the operator makes from those of a Deployment.
 const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 const MANAGED_BY: &str = "tallylight-operator";

@@ -61,6 +61,7 @@ fn view<'a>(pool: &ValidatedPool, pods: impl Iterator<Item = &'a Pod>, context: 
                 media_port: media_port(pod),
                 machine: machine(pod),
                 address: pod.annotations().get(ADDRESS_ANNOTATION).cloned(),
+                media_address: pod.annotations().get(build::MEDIA_ADDRESS_ANNOTATION).cloned(),
                 labelled: if label(LIVE_LABEL).is_some() { plan::Sessions::Live } else { plan::Sessions::None },
                 name: node.name,
             }

@@ -87,6 +87,8 @@ pub(crate) struct Pod {
     pub(crate) machine: Option<Machine>,
     /// Where it is reached, as its annotation says.
     pub(crate) address: Option<String>,
+    /// By which IP browsers reach its media from outside, as its annotation says.
+    pub(crate) media_address: Option<String>,
 }
 
 /// A Node of Kubernetes.

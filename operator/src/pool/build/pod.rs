@@ -68,7 +68,7 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
     env.extend(storage::env(&pool.storages));
     env.extend(own_env());
     let mut mounts: Vec<VolumeMount> = fixed(json!([
-        {"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true},
+        {"name": "token", "mountPath": TOKEN_DIR, "readOnly": true},
         {"name": KEY_VOLUME, "mountPath": KEY_DIR, "readOnly": true},
     ]));
     // Ends that the API server has not taken yet survive a restart of the container here.
@@ -96,6 +96,10 @@ fn container(pool: &ValidatedPool, port: Option<u16>) -> Container {
     }
 }
 
+/// Where in-cluster clients look for the token.
+const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// Beside it.
+const MEDIA_ADDRESS_FILE: &str = "media-address";
 const LOG_FORMAT: &str = "TALLYLIGHT_LOG_FORMAT";
 const DATA_DIR: &str = "/var/lib/tallylight";
 const KEY_VOLUME: &str = "pool-key";
@@ -174,11 +178,12 @@ fn web_rtc(pool: &ValidatedPool, host: Option<u16>) -> Vec<EnvVar> {
     let host = pool.advertise_host.as_ref().filter(|host| is_media_address(host) && !webrtc.advertise.contains(host));
     let all = iter::once(format!("$({OWN_IP})")).chain(host.cloned()).chain(webrtc.advertise.clone());
     let advertise = said("TALLYLIGHT_WEBRTC_ADVERTISE", all.collect::<Vec<_>>().join(","));
+    let later = said("TALLYLIGHT_WEBRTC_ADVERTISE_FILE", format!("{TOKEN_DIR}/{MEDIA_ADDRESS_FILE}"));
     let workers = webrtc.workers.map(|workers| said("TALLYLIGHT_WEBRTC_WORKERS", workers.to_string()));
     let servers = Some(webrtc.ice_servers.join(",")).filter(|servers| !servers.is_empty());
     let servers = servers.map(|servers| said("TALLYLIGHT_WEBRTC_ICE_SERVER", servers));
     let address = said("TALLYLIGHT_WEBRTC_ADDRESS", format!("0.0.0.0:{port}"));
-    [address, own, advertise].into_iter().chain(workers).chain(servers).collect()
+    [address, own, advertise, later].into_iter().chain(workers).chain(servers).collect()
 }
 
 /// What the others refer to: a reference is to a variable that comes before.
@@ -197,11 +202,16 @@ fn own_env() -> Vec<EnvVar> {
 
 /// The account's token, bound to the pod and renewed by the kubelet, where in-cluster clients look for it.
 fn volumes(pool: &ValidatedPool) -> Vec<Volume> {
+    let of_media = format!("metadata.annotations['{}']", super::MEDIA_ADDRESS_ANNOTATION);
     let mut volumes: Vec<Volume> = fixed(json!([
         {"name": "token", "projected": {"sources": [
             {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
             {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}},
+            {"downwardAPI": {"items": [
+                {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}},
+                // it comes when the machine is known, and the kubelet brings it within a minute or two
+                {"path": MEDIA_ADDRESS_FILE, "fieldRef": {"fieldPath": of_media}},
+            ]}},
         ]}},
         // The kubelet waits for it: `pool_keys` makes it as soon as the pool is seen.
         {"name": KEY_VOLUME, "secret": {"secretName": format!("{POOL_SECRET_PREFIX}{}", pool.name), "defaultMode": 0o440}},
@@ -342,6 +352,7 @@ mod tests {
                 said("TALLYLIGHT_WEBRTC_ADDRESS", "0.0.0.0:50004"),
                 said(OWN_IP, "status.hostIP"),
                 said("TALLYLIGHT_WEBRTC_ADVERTISE", "$(TALLYLIGHT_MEDIA_IP),203.0.113.9"),
+                said("TALLYLIGHT_WEBRTC_ADVERTISE_FILE", "/var/run/secrets/kubernetes.io/serviceaccount/media-address"),
             ]
         );
     }

@@ -25,6 +25,7 @@ fn pod(name: &str, state: State) -> Pod {
         labelled: Sessions::None,
         machine: None,
         address: None,
+        media_address: None,
     }
 }
 
