@@ -46,10 +46,11 @@ pub enum Video {
     Unreadable,
 }
 
-/// Makes payloads of the first video track of a broadcast.
+/// Makes payloads of one video track of a broadcast.
 #[derive(Debug)]
 pub struct VideoPacketizer {
     max: MaxPayload,
+    of: Track,
     track: Option<Configured>,
     order: Order,
     /// Of the next picture of VP8 and VP9.
@@ -67,10 +68,16 @@ enum Configured {
 }
 
 impl VideoPacketizer {
-    /// Begins before the first packet.
+    /// Begins before the first packet of the first track.
     #[must_use]
     pub fn new(max: MaxPayload) -> Self {
-        Self { max, track: None, order: Order::default(), picture: PictureId::default() }
+        Self::of(max, Track::first(Kind::Video))
+    }
+
+    /// Begins before the first packet of a track.
+    #[must_use]
+    pub fn of(max: MaxPayload, track: Track) -> Self {
+        Self { max, of: track, track: None, order: Order::default(), picture: PictureId::default() }
     }
 
     /// The codec, once it is known.
@@ -81,7 +88,7 @@ impl VideoPacketizer {
 
     /// Takes the next packet.
     pub fn push(&mut self, packet: &Packet) -> Video {
-        if packet.track != Track::first(Kind::Video) {
+        if packet.track != self.of {
             return Video::Nothing;
         }
         let Ok(tag) = VideoTag::parse(&packet.payload) else { return Video::Unreadable };

@@ -107,7 +107,7 @@ impl<S: Store> Whep<S> {
         let name = Name { app, id };
         let (seat, offering) = self.seat(webrtc, &name, Instant::now() + wait).await?;
         let Secrets { token, credentials, seed, sdp, mut ssrcs } = Secrets::draw()?;
-        let legs = offer.choose(&offering.codecs, || ssrcs.draw())?;
+        let legs = offer.choose(&offering.codecs(), || ssrcs.draw())?;
         let answer = Answer {
             offer: &offer,
             legs: &legs,

@@ -15,7 +15,7 @@ use media_webrtc::{
     clock::Wallclock,
     pool::{Pool, StreamId},
     sdp::Codec,
-    source::Layer,
+    source::{Layer, Track},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -70,12 +70,25 @@ enum State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Offering {
     pub(crate) stream: StreamId,
-    pub(crate) codecs: Arc<[Codec]>,
+    tracks: Arc<[Track]>,
 }
 
 impl Offering {
+    /// Those of its tracks.
+    pub(crate) fn codecs(&self) -> Vec<Codec> {
+        self.tracks.iter().map(|track| track.codec).collect()
+    }
+
+    /// Where a frame of the first encoding belongs; `None` when what the stream is made of has changed.
     fn track(&self, codec: Codec) -> Option<usize> {
-        self.codecs.iter().position(|known| are_alike(&[*known], &[codec]))
+        self.tracks.iter().position(|known| are_alike(&[*known], &[codec.into()]))
+    }
+
+    /// Where a frame belongs. One of an encoding that is not known is left out.
+    fn layer(&self, sent: &Sent) -> Option<Layer> {
+        let track = self.track(sent.codec)?;
+        let is_known = self.tracks.get(track).is_some_and(|known| sent.layer < known.layers);
+        is_known.then_some(Layer { track, layer: sent.layer })
     }
 }
 
@@ -282,23 +295,23 @@ impl Feeding<'_> {
         self.settle();
     }
 
-    fn send(&mut self, (codec, frame): Sent) {
+    fn send(&mut self, sent: Sent) {
         match &mut self.phase {
-            Phase::Looking { frames, .. } => frames.push((codec, frame)),
+            Phase::Looking { frames, .. } => frames.push(sent),
             Phase::Open(offering) => {
-                if let Some(track) = offering.track(codec) {
+                if let Some(layer) = offering.layer(&sent) {
                     self.frames += 1;
-                    self.feeds.0.pool.push(offering.stream, Layer::only(track), &frame);
-                } else {
+                    self.feeds.0.pool.push(offering.stream, layer, &sent.frame);
+                } else if sent.layer == 0 {
                     // what the stream is made of has changed: it begins anew with this frame
                     self.close();
-                    self.phase = Phase::Looking { since: None, frames: vec![(codec, frame)] };
+                    self.phase = Phase::Looking { since: None, frames: vec![sent] };
                 }
             }
             // it may be that it can be sent again
             Phase::Refused => {
                 self.feed.state.send_replace(State::Looking);
-                self.phase = Phase::Looking { since: None, frames: vec![(codec, frame)] };
+                self.phase = Phase::Looking { since: None, frames: vec![sent] };
             }
         }
     }
@@ -314,12 +327,12 @@ impl Feeding<'_> {
     /// Does what follows from what is known of the stream.
     fn settle(&mut self) {
         match self.tracks.sendable() {
-            Sendable::Tracks(codecs) => match &self.phase {
-                Phase::Looking { .. } if self.is_decided() => self.open(codecs),
+            Sendable::Tracks(tracks) => match &self.phase {
+                Phase::Looking { .. } if self.is_decided() => self.open(tracks),
                 // a track has come that was not there
-                Phase::Open(offering) if !are_alike(&offering.codecs, &codecs) => {
+                Phase::Open(offering) if !are_alike(&offering.tracks, &tracks) => {
                     self.close();
-                    self.open(codecs);
+                    self.open(tracks);
                 }
                 Phase::Looking { .. } | Phase::Open(_) | Phase::Refused => {}
             },
@@ -333,30 +346,29 @@ impl Feeding<'_> {
 
     fn is_decided(&self) -> bool {
         let Phase::Looking { since, frames } = &self.phase else { return false };
-        let span = frames.first().zip(frames.last()).map(|((_, first), (_, last))| last.time.abs_diff(first.time));
+        let span = frames.first().zip(frames.last()).map(|(first, last)| last.frame.time.abs_diff(first.frame.time));
         let is_late = since.is_some_and(|since| since.elapsed() >= BOTH) || span.is_some_and(|span| span >= BOTH);
         self.tracks.is_certain() || is_late
     }
 
     /// Makes the stream known to the workers, with what has come of it.
-    fn open(&mut self, codecs: Vec<Codec>) {
+    fn open(&mut self, tracks: Vec<Track>) {
         let Inner { pool, last, .. } = &*self.feeds.0;
         let stream = StreamId(last.fetch_add(1, Ordering::Relaxed) + 1);
         let now = std::time::Instant::now();
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let tracks: Vec<_> = codecs.iter().copied().map(Into::into).collect();
         pool.open(stream, &tracks, Wallclock { at: now, since_epoch });
         let name = &self.feed.name;
-        let codec = |codec: &Codec| codec.to_string();
-        info!(app = name.app, stream = %name.id, codecs = ?codecs.iter().map(codec).collect::<Vec<_>>(), "webrtc.stream.started");
+        let told: Vec<_> = tracks.iter().map(|track| format!("{} x {}", track.codec, track.layers)).collect();
+        info!(app = name.app, stream = %name.id, tracks = ?told, "webrtc.stream.started");
         if let Some(silence) = self.tracks.silence() {
             info!(app = name.app, stream = %name.id, "{silence}");
         }
-        let offering = Offering { stream, codecs: codecs.into() };
+        let offering = Offering { stream, tracks: tracks.into() };
         let before = std::mem::replace(&mut self.phase, Phase::Open(offering.clone()));
         if let Phase::Looking { frames, .. } = before {
             // of a codec that has changed meanwhile nothing is left
-            let known = |(codec, _): &Sent| offering.track(*codec).is_some();
+            let known = |sent: &Sent| offering.track(sent.codec).is_some();
             frames.into_iter().filter(known).for_each(|sent| self.send(sent));
         }
         self.feed.state.send_replace(State::Open(offering));

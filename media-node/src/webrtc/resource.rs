@@ -1,25 +1,30 @@
 //! The address of a session, `/{app}/whep|whip/{streamID}/{node}/{session}`: by it a client ends the session (DELETE), and tells of
 //! its own addresses or begins its connection anew (PATCH).
 
+use std::borrow::Cow;
+
 use axum::{
     Router,
     extract::{Path, Request, State},
     http::{
         HeaderMap, HeaderValue, Method, StatusCode,
-        header::{ETAG, IF_MATCH},
+        header::{CONTENT_TYPE, ETAG, IF_MATCH},
     },
     response::{IntoResponse, Response},
     routing::delete,
 };
+use media_webrtc::sdp::{Fragment, Restarted};
 use serde::Deserialize;
 use tallylight_crds::StreamId;
 
 use super::{
     WebRtc,
     sessions::{Found, Kind, Token},
-    signalling::{self, Problem, SDP_FRAGMENT},
+    signalling::{self, Problem, SDP_FRAGMENT, Secrets},
 };
 use crate::{hub::Name, relay::Asked};
+
+const GONE: Problem = Problem::NotFound("there is no such session, or no longer");
 
 /// What is in the path.
 #[derive(Clone, Debug, Deserialize)]
@@ -63,7 +68,6 @@ enum Reach {
 
 impl Resources {
     fn find(&self, resource: &Resource) -> Result<Found, Problem> {
-        const GONE: Problem = Problem::NotFound("there is no such session, or no longer");
         let id = StreamId::parse(&resource.id).map_err(|_invalid| GONE)?;
         let name = Name { app: resource.app.clone(), id };
         self.webrtc.sessions().find(self.kind, &name, &Token::of(&resource.session)).ok_or(GONE)
@@ -118,7 +122,7 @@ async fn change(State(resources): State<Resources>, Path(resource): Path<Resourc
 async fn changed(resources: &Resources, resource: &Resource, request: Request) -> Result<Response, Problem> {
     let session = resources.find(resource)?;
     let (head, body) = request.into_parts();
-    let _fragment = signalling::text(SDP_FRAGMENT, &head.headers, body).await?;
+    let fragment = Fragment::parse(&signalling::text(SDP_FRAGMENT, &head.headers, body).await?)?;
     let tag = signalling::tag(&session.ufrag);
     match wanted(&head.headers) {
         // a client's addresses are not needed: it checks ours, and is answered where it comes from
@@ -126,8 +130,22 @@ async fn changed(resources: &Resources, resource: &Resource, request: Request) -
             Ok((StatusCode::NO_CONTENT, [(ETAG, tag)]).into_response())
         }
         Wanted::Addresses(_) => Err(Problem::Outdated),
-        Wanted::Restart => Err(Problem::NotDone("this node does not restart ICE: offer anew")),
+        Wanted::Restart => restarted(&resources.webrtc, &session, &fragment),
     }
+}
+
+/// Gives a session new credentials, while it goes on with those that it has.
+fn restarted(webrtc: &WebRtc, session: &Found, fragment: &Fragment) -> Result<Response, Problem> {
+    const NAMELESS: Problem = Problem::Malformed(Cow::Borrowed("a restart needs a=ice-ufrag and a=ice-pwd"));
+    let remote = fragment.ice_ufrag.as_deref().ok_or(NAMELESS)?;
+    let Secrets { credentials, .. } = Secrets::draw()?;
+    if !webrtc.pool().restart(&session.ufrag, remote, credentials.clone()) {
+        return Err(GONE);
+    }
+    webrtc.sessions().rename(session.id, &credentials.ufrag);
+    let answer = Restarted { fragment, credentials: &credentials, candidates: &webrtc.candidates() }.to_string();
+    let headers = [(CONTENT_TYPE, SDP_FRAGMENT.to_owned()), (ETAG, signalling::tag(&credentials.ufrag))];
+    Ok((StatusCode::OK, headers, answer).into_response())
 }
 
 /// What a PATCH is for, as RFC 9725 §4.3 tells them apart.

@@ -85,7 +85,7 @@ impl Role {
 pub(crate) struct Session {
     pub(crate) name: Name,
     pub(crate) token: Token,
-    /// Its name in connectivity checks, by which the workers know it.
+    /// Its name in connectivity checks, by which the workers know it; after a restart it has another.
     pub(crate) ufrag: String,
     pub(crate) role: Role,
 }
@@ -114,6 +114,8 @@ struct Table {
 #[derive(Debug)]
 struct Entry {
     session: Arc<Session>,
+    /// Its name in connectivity checks by now.
+    ufrag: String,
     counted: Vec<Counted>,
 }
 
@@ -129,7 +131,8 @@ impl Sessions {
         table.last += 1;
         let id = SessionId(table.last);
         table.by_token.insert(session.token.clone(), id);
-        table.by_id.insert(id, Entry { session: Arc::new(session), counted });
+        let ufrag = session.ufrag.clone();
+        table.by_id.insert(id, Entry { session: Arc::new(session), ufrag, counted });
         id
     }
 
@@ -142,9 +145,16 @@ impl Sessions {
     pub(crate) fn find(&self, kind: Kind, name: &Name, token: &Token) -> Option<Found> {
         let table = self.table();
         let id = *table.by_token.get(token)?;
-        let session = &table.by_id.get(&id)?.session;
+        let Entry { session, ufrag, .. } = table.by_id.get(&id)?;
         let is_it = session.role.kind() == kind && session.name == *name;
-        is_it.then(|| Found { id, ufrag: session.ufrag.clone() })
+        is_it.then(|| Found { id, ufrag: ufrag.clone() })
+    }
+
+    /// Notes the name that a session has got by a restart.
+    pub(crate) fn rename(&self, id: SessionId, ufrag: &str) {
+        if let Some(entry) = self.table().by_id.get_mut(&id) {
+            ufrag.clone_into(&mut entry.ufrag);
+        }
     }
 
     /// Takes what a worker tells.

@@ -59,8 +59,6 @@ pub(crate) enum Problem {
     Outdated,
     TooLarge,
     ContentType(&'static str),
-    /// It is understood, and not done here.
-    NotDone(&'static str),
     /// As many as may be are there.
     Full(Cow<'static, str>),
     Unavailable(&'static str),
@@ -79,7 +77,6 @@ impl Problem {
             Self::Outdated => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NotDone(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Full(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TurnedOff => StatusCode::NOT_IMPLEMENTED,
         }
@@ -96,7 +93,6 @@ impl Problem {
             Self::Conflict(_) => Refusal::Conflict,
             Self::TooLarge => Refusal::TooLarge,
             Self::ContentType(_) => Refusal::ContentType,
-            Self::NotDone(_) => Refusal::Unsupported,
             Self::Full(_) => Refusal::Full,
             Self::Unavailable(_) => Refusal::Unavailable,
             Self::TurnedOff => Refusal::TurnedOff,
@@ -107,9 +103,7 @@ impl Problem {
         match self {
             Self::Malformed(text) | Self::Full(text) => text.clone(),
             Self::Unacceptable(_, text) => text.clone().into(),
-            Self::NotFound(text) | Self::Conflict(text) | Self::NotDone(text) | Self::Unavailable(text) => {
-                (*text).into()
-            }
+            Self::NotFound(text) | Self::Conflict(text) | Self::Unavailable(text) => (*text).into(),
             Self::NoKey => "a key is needed: as bearer token, or as ?key=".into(),
             Self::WrongKey => "the key is not the stream's".into(),
             Self::NotLive => "the stream is not live".into(),
@@ -133,7 +127,6 @@ impl Problem {
             | Self::Outdated
             | Self::TooLarge
             | Self::ContentType(_)
-            | Self::NotDone(_)
             | Self::TurnedOff => None,
         }
     }

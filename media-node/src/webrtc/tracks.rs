@@ -11,7 +11,8 @@ use media_rtp::{
 };
 use media_webrtc::{
     history::{Frame, Payload},
-    sdp::{Codec, H264Profile},
+    sdp::{Codec, H264Profile, MAX_LAYERS},
+    source::Track as Carried,
 };
 use rtmp::tag::{AudioCodec, AudioTag, Part, VideoCodec, VideoTag};
 
@@ -72,14 +73,19 @@ impl Known {
 /// What viewers can be sent of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sendable {
-    /// The codecs of its tracks: video, then audio.
-    Tracks(Vec<Codec>),
+    /// Video, then audio.
+    Tracks(Vec<Carried>),
     Nothing(Obstacle),
     Unknown,
 }
 
-/// A frame of the track with this codec.
-pub(super) type Sent = (Codec, Arc<Frame>);
+/// A frame, and of which track and encoding it is.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) codec: Codec,
+    pub(super) layer: usize,
+    pub(super) frame: Arc<Frame>,
+}
 
 /// Whether sound is made and sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +99,8 @@ pub(super) enum Sound {
 #[derive(Debug)]
 pub(super) struct Tracks {
     video: VideoPacketizer,
+    /// Of the further encodings of the pictures, in their order.
+    further: Vec<VideoPacketizer>,
     audio: AudioPacketizer,
     bridge: AacToOpus,
     profile: H264Profile,
@@ -108,6 +116,7 @@ impl Tracks {
     pub(super) fn new() -> Self {
         Self {
             video: VideoPacketizer::new(MaxPayload::DEFAULT),
+            further: Vec::new(),
             audio: AudioPacketizer::default(),
             bridge: AacToOpus::default(),
             profile: H264Profile { idc: 66, constraints: 0xe0 },
@@ -123,6 +132,8 @@ impl Tracks {
     pub(super) fn push(&mut self, packet: &Packet, newest: MediaTime, sound: Sound, frames: &mut Vec<Sent>) {
         if packet.track == Track::first(Kind::Video) {
             self.push_video(packet, frames);
+        } else if packet.track.kind == Kind::Video {
+            self.push_further(packet, frames);
         } else if packet.track == Track::first(Kind::Audio) {
             let is_old = newest.distance_millis(packet.time) > MAX_AGE;
             self.push_audio(packet, if is_old { Sound::Spared } else { sound }, frames);
@@ -140,11 +151,18 @@ impl Tracks {
         match (self.has_video, self.has_audio) {
             (Known::Not(obstacle), _) | (Known::Nothing, Known::Not(obstacle)) => Sendable::Nothing(obstacle),
             (Known::Nothing, Known::Nothing) => Sendable::Unknown,
-            (Known::Is(video), Known::Is(audio)) => Sendable::Tracks(vec![video, audio]),
-            (Known::Is(codec), Known::Nothing | Known::Not(_)) | (Known::Nothing, Known::Is(codec)) => {
-                Sendable::Tracks(vec![codec])
-            }
+            (Known::Is(video), Known::Is(audio)) => Sendable::Tracks(vec![self.carried(video), audio.into()]),
+            (Known::Is(codec), Known::Nothing | Known::Not(_)) => Sendable::Tracks(vec![self.carried(codec)]),
+            (Known::Nothing, Known::Is(codec)) => Sendable::Tracks(vec![codec.into()]),
         }
+    }
+
+    /// The pictures with all of their encodings that are known.
+    fn carried(&self, codec: Codec) -> Carried {
+        let is_alike = |layer: &VideoPacketizer| {
+            layer.codec().is_some_and(|other| are_alike(&[codec.into()], &[self.codec(other).into()]))
+        };
+        Carried { codec, layers: 1 + self.further.iter().take_while(|layer| is_alike(layer)).count() }
     }
 
     /// Why there is no sound, where there is some that cannot be sent.
@@ -173,7 +191,7 @@ impl Tracks {
             Video::Frame(frame) => {
                 let codec = self.codec(frame.codec);
                 self.has_video = Known::Is(codec);
-                frames.push((codec, self.clock.frame(frame, packet.time)));
+                frames.push(Sent { codec, layer: 0, frame: self.clock.frame(&frame, packet.time) });
             }
             Video::BFrames => self.has_video = Known::Not(Obstacle::BFrames),
             Video::Unsupported(codec) => self.has_video = Known::Not(Obstacle::Video(codec)),
@@ -185,6 +203,25 @@ impl Tracks {
                     self.has_video = Known::Is(codec);
                 }
             }
+        }
+    }
+
+    /// Takes a packet of another encoding of the pictures; one that is in another codec, or has B-frames, is left out.
+    fn push_further(&mut self, packet: &Packet, frames: &mut Vec<Sent>) {
+        let layer = usize::from(packet.track.index);
+        if layer >= MAX_LAYERS {
+            return;
+        }
+        while self.further.len() < layer {
+            let index = u8::try_from(self.further.len() + 1).unwrap_or(u8::MAX);
+            self.further.push(VideoPacketizer::of(MaxPayload::DEFAULT, Track { kind: Kind::Video, index }));
+        }
+        let made = self.further.get_mut(layer - 1).map(|packetizer| packetizer.push(packet));
+        if let Some(Video::Frame(frame)) = made
+            && let codec = self.codec(frame.codec)
+            && self.has_video.is(codec)
+        {
+            frames.push(Sent { codec, layer, frame: self.clock.frame(&frame, packet.time) });
         }
     }
 
@@ -214,7 +251,9 @@ impl Tracks {
 
     fn push_opus(&mut self, packet: &Packet, frames: &mut Vec<Sent>) {
         match self.audio.push(packet) {
-            Audio::Frame(frame) => frames.push((Codec::Opus, self.clock.frame(frame, packet.time))),
+            Audio::Frame(frame) => {
+                frames.push(Sent { codec: Codec::Opus, layer: 0, frame: self.clock.frame(&frame, packet.time) });
+            }
             Audio::Nothing | Audio::Unsupported(_) | Audio::Unreadable => {}
         }
     }
@@ -232,8 +271,8 @@ impl Tracks {
 }
 
 /// Whether two codecs are one to a viewer, who has a decoder for all profiles of what it was answered.
-pub(super) fn are_alike(one: &[Codec], other: &[Codec]) -> bool {
-    let kinds = |codecs: &[Codec]| codecs.iter().map(discriminant).collect::<Vec<_>>();
+pub(super) fn are_alike(one: &[Carried], other: &[Carried]) -> bool {
+    let kinds = |tracks: &[Carried]| tracks.iter().map(|track| discriminant(&track.codec)).collect::<Vec<_>>();
     kinds(one) == kinds(other)
 }
 
@@ -246,7 +285,7 @@ struct Clock {
 
 impl Clock {
     /// Copies a frame's payloads into one buffer, out of those that they came in: they are kept for seconds.
-    fn frame(&mut self, frame: Packetized, said: MediaTime) -> Arc<Frame> {
+    fn frame(&mut self, frame: &Packetized, said: MediaTime) -> Arc<Frame> {
         let mut buffer = BytesMut::with_capacity(frame.payloads.iter().map(media_rtp::Payload::len).sum());
         let mut packet = |payload: &media_rtp::Payload| {
             payload.write_to(&mut buffer);
@@ -328,11 +367,14 @@ mod tests {
         assert_eq!(stream.sendable(), Sendable::Unknown);
 
         let stream = stream.avc().picture(0, 0, true);
-        assert_eq!((stream.sendable(), stream.is_certain()), (Sendable::Tracks(vec![HIGH]), false));
+        assert_eq!((stream.sendable(), stream.is_certain()), (Sendable::Tracks(vec![HIGH.into()]), false));
 
         let stream = stream.opus(5);
-        assert_eq!((stream.sendable(), stream.is_certain()), (Sendable::Tracks(vec![HIGH, Codec::Opus]), true));
-        assert_eq!(stream.frames.iter().map(|(codec, _)| *codec).collect::<Vec<_>>(), [HIGH, Codec::Opus]);
+        assert_eq!(
+            (stream.sendable(), stream.is_certain()),
+            (Sendable::Tracks(vec![HIGH.into(), Codec::Opus.into()]), true)
+        );
+        assert_eq!(stream.frames.iter().map(|sent| sent.codec).collect::<Vec<_>>(), [HIGH, Codec::Opus]);
     }
 
     #[test]
@@ -340,9 +382,9 @@ mod tests {
         // 2^32 ticks of 90 kHz are at 47,721,858.8 ms
         let stream = Stream::new().avc().picture(47_721_840, 0, true).opus(47_721_860).picture(47_721_880, 0, false);
 
-        let times: Vec<_> = stream.frames.iter().map(|(_, frame)| frame.time.as_millis()).collect();
+        let times: Vec<_> = stream.frames.iter().map(|sent| sent.frame.time.as_millis()).collect();
         assert_eq!(times, [3_600_000, 3_600_020, 3_600_040]);
-        assert!(stream.frames[2].1.timestamp < stream.frames[0].1.timestamp);
+        assert!(stream.frames[2].frame.timestamp < stream.frames[0].frame.timestamp);
     }
 
     #[test]
@@ -356,7 +398,7 @@ mod tests {
         let stream = stream.picture(120, 80, true).picture(160, 80, false);
         assert_eq!(stream.sendable(), Sendable::Nothing(Obstacle::BFrames), "the group before had some");
         let stream = stream.picture(200, 80, true);
-        assert_eq!(stream.sendable(), Sendable::Tracks(vec![HIGH, Codec::Opus]));
+        assert_eq!(stream.sendable(), Sendable::Tracks(vec![HIGH.into(), Codec::Opus.into()]));
     }
 
     #[test]
@@ -371,15 +413,40 @@ mod tests {
         let mut stream = Stream::new().avc().picture(0, 0, true);
         // MP3
         stream.push(Kind::Audio, 0, Role::Key, &[0x2f, 0xff, 0xfb]);
-        assert_eq!(stream.sendable(), Sendable::Tracks(vec![HIGH]), "the picture goes without its sound");
+        assert_eq!(stream.sendable(), Sendable::Tracks(vec![HIGH.into()]), "the picture goes without its sound");
         assert_eq!(stream.tracks.silence(), Some(Obstacle::Audio(bridge::Error::Codec(AudioCodec::Mp3))));
+    }
+
+    #[test]
+    fn further_encodings_of_the_pictures_are_layers_and_others_are_left_out() {
+        let mut stream = Stream::new().avc().picture(0, 0, true).opus(0);
+        let mut further = |index: u8, payload: &[u8]| {
+            let (track, time) = (Track { kind: Kind::Video, index }, MediaTime::new(0, Timescale::MILLIS));
+            let packet = Packet::new(track, time, Role::Dependent, payload.to_vec().into());
+            stream.tracks.push(&packet, time, Sound::Wanted, &mut stream.frames);
+        };
+        // Enhanced RTMP's track 1 in H264, and track 2 in VP8
+        let avc = b"\x01\x64\0\x1f\xff\xe1\0\x04\x67\x64\0\x1f\x01\0\x02\x68\xee";
+        further(1, &[&b"\x96\x00avc1\x01"[..], avc].concat());
+        further(1, b"\x96\x01avc1\x01\0\0\0\0\0\0\x03\x65\x88\x84");
+        further(2, b"\x96\x01vp08\x02\x10\0\0");
+        further(200, b"\x96\x01vp08\xc8\x10\0\0");
+
+        let layers: Vec<_> = stream.frames.iter().map(|sent| (sent.codec, sent.layer)).collect();
+        assert_eq!(layers, [(HIGH, 0), (Codec::Opus, 0), (HIGH, 1)]);
+        let video = Carried { codec: HIGH, layers: 2 };
+        assert_eq!(stream.sendable(), Sendable::Tracks(vec![video, Codec::Opus.into()]));
     }
 
     #[test]
     fn a_change_of_profile_is_none_of_codec() {
         let baseline = Codec::H264(H264Profile { idc: 66, constraints: 0xe0 });
-        assert!(are_alike(&[HIGH, Codec::Opus], &[baseline, Codec::Opus]));
-        assert!(!are_alike(&[HIGH], &[HIGH, Codec::Opus]));
-        assert!(!are_alike(&[HIGH], &[Codec::Vp8]));
+        let alike = |one: &[Codec], other: &[Codec]| {
+            let tracks = |codecs: &[Codec]| codecs.iter().map(|codec| Carried::from(*codec)).collect::<Vec<_>>();
+            are_alike(&tracks(one), &tracks(other))
+        };
+        assert!(alike(&[HIGH, Codec::Opus], &[baseline, Codec::Opus]));
+        assert!(!alike(&[HIGH], &[HIGH, Codec::Opus]));
+        assert!(!alike(&[HIGH], &[Codec::Vp8]));
     }
 }

@@ -5,6 +5,7 @@
 
 mod answer;
 mod codec;
+mod fragment;
 mod section;
 mod sending;
 
@@ -13,6 +14,7 @@ use std::str::FromStr;
 
 pub use answer::{Answer, Candidate, Direction, Leg};
 pub use codec::{Codec, H264Profile};
+pub use fragment::{Fragment, Restarted};
 pub use section::{Format, MediaKind, Section};
 pub use sending::MAX_LAYERS;
 pub(crate) use sending::Sending;

@@ -194,7 +194,7 @@ impl Answer<'_> {
 }
 
 /// RFC 8839 §5.1 and, for TCP, RFC 6544 §4.5. Ours are all host candidates; the earlier is preferred, and UDP to TCP.
-fn write_candidate(rank: usize, candidate: &Candidate, f: &mut impl Write) -> std::fmt::Result {
+pub(super) fn write_candidate(rank: usize, candidate: &Candidate, f: &mut impl Write) -> std::fmt::Result {
     let Candidate { address, transport } = candidate;
     let local = 65_535 - u32::try_from(rank).unwrap_or(u32::MAX).min(8_000);
     let (name, local, suffix) = match transport {
