@@ -18,3 +18,4 @@ mod standalone;
 mod storage;
 mod stories;
 mod vods;
+mod whep;
