@@ -24,7 +24,7 @@ test: setup binaries
 	TALLYLIGHT_AUDIT_FOLDER=$(audit_folder) tests/count.sh cargo test --workspace --locked --no-fail-fast $(test_features)
 	TALLYLIGHT_AUDIT_FOLDER=$(audit_folder) $(or $(CARGO_TARGET_DIR),target)/debug/rbac-coverage
 
-# The quick inner loop: no control plane, no media tools.
+# The quick inner loop: no control plane, no media tools. The networks that fail (media-webrtc) need root.
 test-unit:
 	cargo test --workspace --exclude tests --locked
 

@@ -17,9 +17,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${TALLYLIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tallylight}
 
 # python3 runs the receiver of docs/webhooks.md. ffmpeg and ffprobe publish and play; rtmp2sink and rtmp2src are in bad, flvmux in
-# good, x264enc in ugly, decoders in libav. chromium plays what the play page plays. cmake builds libopus.
-packages=(chromium cmake ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
-  gstreamer1.0-plugins-ugly gstreamer1.0-libav python3)
+# good, x264enc in ugly, decoders in libav. chromium plays what the play page plays. cmake builds libopus. conntrack, iproute2 and
+# iptables make the networks that fail.
+packages=(chromium cmake conntrack ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
+  gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2 iptables python3)
 # Node.js drives the browser. The one that is there will do, wherever it is from: from version 18, as playwright-core asks.
 node_major=18
 node_is_there() {
@@ -34,7 +35,7 @@ case ${1:-} in
   # gcc links the pause container, openssl makes the certificates, buildah the images.
   cluster)
     with_cluster=yes
-    packages+=(containerd runc containernetworking-plugins buildah iptables nftables conntrack iproute2 openssl gcc libc6-dev)
+    packages+=(containerd runc containernetworking-plugins buildah nftables openssl gcc libc6-dev)
     ;;
   *)
     printf 'usage: setup.sh [cluster]\n' >&2

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
 
+#[path = "workers/faults.rs"]
+mod faults;
+
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -45,8 +48,12 @@ struct Server {
 
 impl Server {
     fn start(workers: usize, limits: Limits) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), workers, limits)
+    }
+
+    fn start_at(host: IpAddr, workers: usize, limits: Limits) -> Self {
         let (identity, told) = (Arc::new(Identity::generate().unwrap()), Arc::new(Mutex::new(Vec::new())));
-        let options = Options { address: ([127, 0, 0, 1], 0).into(), workers, limits };
+        let options = Options { address: (host, 0).into(), workers, limits };
         let notify = {
             let told = told.clone();
             Box::new(move |session, event| told.lock().unwrap().push((session, event)))
@@ -98,7 +105,11 @@ fn until(what: &str, mut step: impl FnMut() -> bool) {
 
 /// A socket whose reads wait for a moment.
 fn socket() -> UdpSocket {
-    let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+    socket_at(Ipv4Addr::LOCALHOST.into())
+}
+
+fn socket_at(host: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((host, 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
     socket
 }
@@ -139,12 +150,16 @@ impl Viewer {
     }
 
     fn join_over(way: Way, server: &Server, number: u8) -> Self {
+        Self::join_from(Ipv4Addr::LOCALHOST.into(), way, server, number)
+    }
+
+    fn join_from(host: IpAddr, way: Way, server: &Server, number: u8) -> Self {
         let address = server.pool.address();
         let provider = Arc::new(str0m::crypto::from_feature_flags());
         let mut rtc = Rtc::builder().set_crypto_provider(provider).set_rtp_mode(true).build(now());
         let (socket, local, transport) = match way {
             Way::Udp => {
-                let socket = socket();
+                let socket = socket_at(host);
                 let local = socket.local_addr().unwrap();
                 (Socket::Udp(socket), str0m::Candidate::host(local, "udp").unwrap(), Transport::Udp)
             }
@@ -182,7 +197,8 @@ impl Viewer {
                 Output::Timeout(_) => break,
                 Output::Transmit(transmit) => match &mut self.socket {
                     Socket::Udp(socket) => {
-                        socket.send_to(&transmit.contents, transmit.destination).unwrap();
+                        // the system says so of what a rule drops
+                        let _dropped = socket.send_to(&transmit.contents, transmit.destination);
                     }
                     Socket::Tcp(connection) => connection.send(&transmit.contents),
                 },
