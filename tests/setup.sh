@@ -18,9 +18,9 @@ cache=${TALLYLIGHT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tallylight}
 
 # python3 runs the receiver of docs/webhooks.md. ffmpeg and ffprobe publish and play; rtmp2sink and rtmp2src are in bad, flvmux in
 # good, x264enc in ugly, decoders in libav. chromium plays what the play page plays. cmake builds libopus. conntrack, iproute2 and
-# iptables make the networks that fail.
+# iptables make the networks that fail. obs-studio publishes, on a screen of xvfb, which libgl1-mesa-dri draws.
 packages=(chromium cmake conntrack ffmpeg gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
-  gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2 iptables python3)
+  gstreamer1.0-plugins-ugly gstreamer1.0-libav iproute2 iptables libgl1-mesa-dri obs-plugins obs-studio python3 xvfb)
 # Node.js drives the browser. The one that is there will do, wherever it is from: from version 18, as playwright-core asks.
 node_major=18
 node_is_there() {

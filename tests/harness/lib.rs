@@ -20,6 +20,7 @@ pub mod install;
 pub mod kubelet;
 pub mod media;
 pub mod node;
+pub mod obs;
 pub mod pki;
 pub mod ports;
 pub mod probe;

@@ -11,6 +11,7 @@ mod drain;
 mod hls;
 mod hls_moves;
 mod hostile;
+mod obs;
 mod recording;
 mod relay;
 mod rest;
