@@ -2,7 +2,7 @@
 # Sets up what the tests need, and prints one line a step. Run again, it only looks (under a second).
 #
 # Debian packages are installed when it runs as root; otherwise it names the missing ones and fails. What drives the browser comes from
-# npm, by the lock file in tests/tools/browser, and a newer FFmpeg from PyPI; their sums pin every byte. etcd, the Kubernetes
+# npm, by the lock file in tests/tools/browser, and a newer FFmpeg and aiortc from PyPI; their sums pin every byte. etcd, the Kubernetes
 # binaries, Helm 4 and 3, and kubectl where the system has none that is new enough, are built from the Go modules in tests/tools, whose
 # go.sum pins every byte, into a cache outside the clone. A build is kept in a folder named by the hash of its module, so a new
 # version is built beside the old one; $cache/bin links to the current ones.
@@ -27,7 +27,7 @@ node_is_there() {
   command -v npm >/dev/null && [ "$(node --version 2>/dev/null | sed -nE 's/^v([0-9]+).*/\1/p')" -ge $node_major ] 2>/dev/null
 }
 node_is_there || packages+=(nodejs npm)
-# pip fetches the newer FFmpeg.
+# pip fetches the newer FFmpeg, and aiortc.
 pip_is_there() { python3 -m pip --version >/dev/null 2>&1; }
 pip_is_there || packages+=(python3-pip)
 case ${1:-} in
@@ -212,6 +212,25 @@ ffmpeg9() {
   say ffmpeg9 "$target"
 }
 
+# aiortc, a WebRTC stack that shares no code with ours or a browser's; python-aiortc is a Python that has it.
+aiortc() {
+  local pins=$here/tools/aiortc/requirements.txt key target work
+  key=$( (cat "$pins" && python3 --version) | sha256sum | cut -c1-12)
+  target=$cache/tools/aiortc-$key
+  if [ ! -d "$target" ]; then
+    pip_is_there || fail "python3 with pip is missing: needed once to fetch aiortc"
+    say aiortc "fetching into $target, once"
+    work=$(mktemp -d "$cache/tools/.building-XXXXXX")
+    python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes --root-user-action ignore \
+      -r "$pins" --target "$work/lib" </dev/null || fail 'fetching from PyPI failed'
+    printf '#!/bin/sh\nPYTHONPATH="%s" exec python3 "$@"\n' "$target/lib" >"$work/python-aiortc"
+    chmod 755 "$work" "$work/python-aiortc"
+    mv -T "$work" "$target"
+  fi
+  link "$target/python-aiortc"
+  say aiortc "$target"
+}
+
 debian_packages
 mkdir -p "$cache/bin" "$cache/tools"
 exec 9>"$cache/tools/.lock"
@@ -220,6 +239,7 @@ rm -rf "$cache"/tools/.building-* # of a run that was killed: the lock says that
 kinds
 browser
 ffmpeg9
+aiortc
 # Without its service discoveries: only rules are tried, and most of its code is clients of clouds.
 GOFLAGS=-tags=remove_all_sd build promtool promtool '' promtool=github.com/prometheus/prometheus/cmd/promtool
 build helm-unittest unittest '' helm-unittest=github.com/helm-unittest/helm-unittest/cmd/helm-unittest

@@ -5,6 +5,7 @@
 //! killed ([`watchdog`]). Nothing here sleeps or retries: what must become true is awaited with a deadline ([`wait`]).
 //! `make test` builds what the parts need; each says what is missing and how to get it.
 
+pub mod aiortc;
 pub mod apiserver;
 pub mod browser;
 pub mod cluster;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends here, with the reason")]
 
 mod adoption;
+mod aiortc;
 mod buckets;
 mod cluster;
 mod codecs;
