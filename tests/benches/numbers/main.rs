@@ -11,18 +11,21 @@ mod machine;
 mod media;
 mod muxing;
 mod operator_memory;
+mod opus;
 mod record;
 mod relay;
 mod scale;
 mod server;
 mod spread;
 mod webrtc_latency;
+mod whep;
+mod whip;
 
 use std::env;
 
 use anyhow::{Result, bail};
 
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 22] = [
     "ingest",
     "play",
     "memory",
@@ -36,11 +39,25 @@ const PARTS: [&str; 13] = [
     "relay",
     "operator",
     "scale",
+    "whep-fan-out",
+    "whep-small",
+    "whep-workers",
+    "whep-memory",
+    "whep-joins",
+    "whep-idle",
+    "whep-loss",
+    "whip",
+    "opus",
 ];
+/// Stands for all that begin so.
+const WHEP: &str = "whep";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let mut parts: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if let Some(at) = parts.iter().position(|part| part == WHEP) {
+        parts.splice(at..=at, PARTS.into_iter().filter(|part| part.starts_with(WHEP)).map(str::to_owned));
+    }
     if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
         bail!("unknown part {unknown}; the parts are: {}", PARTS.join(", "));
     }
@@ -62,6 +79,15 @@ async fn main() -> Result<()> {
             "api" => api::measure().await?,
             "relay" => relay::measure().await?,
             "scale" => scale::measure().await?,
+            "whep-fan-out" => whep::fan_out().await?,
+            "whep-small" => whep::small().await?,
+            "whep-workers" => whep::workers().await?,
+            "whep-memory" => whep::memory().await?,
+            "whep-joins" => whep::joins().await?,
+            "whep-idle" => whep::idle().await?,
+            "whep-loss" => whep::loss().await?,
+            "whip" => whip::measure().await?,
+            "opus" => opus::measure()?,
             _ => operator_memory::measure().await?,
         }
     }
