@@ -72,7 +72,7 @@ impl Receiver {
             track,
             jitter: JitterBuffer::default(),
             clock: Clock::new(codec.clock_rate()),
-            assembler: Assembler::new(codec),
+            assembler: Assembler::new(tag::Kind { codec, index: track.index }),
             last: None,
         };
         Self { lanes: tracks.iter().map(lane).collect(), timeline: Timeline::new(now) }
@@ -126,6 +126,10 @@ impl Lane {
     }
 
     fn take(&mut self, rtp: Rtp, timeline: &Timeline, now: Instant, events: &mut Vec<Event>) {
+        // a sender fills a path with padding to measure it
+        if rtp.payload.is_empty() {
+            return;
+        }
         // a sender may leave the marker out: a new time begins a new frame
         let before = self.assembler.finish_before(rtp.timestamp);
         self.emit(before, timeline, now, events);

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut as _, Bytes};
 
-use super::{Rtp, av1, nal, tag, tag::Frame, vp8, vp9};
+use super::{Rtp, av1, nal, tag::Frame, tag::Kind, vp8, vp9};
 use crate::{Codec, nal::Standard};
 
 /// A payload that does not follow its format.
@@ -12,7 +12,7 @@ pub(super) struct Malformed;
 /// Puts the frames of one track together.
 #[derive(Debug)]
 pub(super) struct Assembler {
-    codec: Codec,
+    kind: Kind,
     format: Format,
     state: State,
     /// What comes is left out until there is one.
@@ -59,8 +59,8 @@ pub(super) enum Assembled {
 }
 
 impl Assembler {
-    pub(super) fn new(codec: Codec) -> Self {
-        let format = match codec {
+    pub(super) fn new(kind: Kind) -> Self {
+        let format = match kind.codec {
             Codec::H264 => Format::Nal(nal::Units::new(Standard::H264)),
             Codec::H265 => Format::Nal(nal::Units::new(Standard::H265)),
             Codec::Vp8 => Format::Vp8,
@@ -69,7 +69,7 @@ impl Assembler {
             Codec::Opus => Format::Opus,
         };
         let mut assembler = Self {
-            codec,
+            kind,
             format,
             state: State::Between,
             needs_keyframe: false,
@@ -82,7 +82,7 @@ impl Assembler {
 
     /// Takes note that packets are missing; whether a keyframe is needed now.
     pub(super) fn lose(&mut self) -> bool {
-        self.needs_keyframe = self.codec.is_video();
+        self.needs_keyframe = self.kind.codec.is_video();
         self.state = self.next();
         self.format.abandon();
         self.needs_keyframe
@@ -107,7 +107,7 @@ impl Assembler {
         let state = std::mem::replace(&mut self.state, State::Waiting);
         let mut frame = match state {
             State::Waiting if !self.format.begins_keyframe(&payload) => return,
-            State::Waiting | State::Between => Frame::new(self.codec, timestamp, self.expected),
+            State::Waiting | State::Between => Frame::new(self.kind, timestamp, self.expected),
             State::Open(frame) => frame,
             State::Broken { timestamp } => {
                 self.state = State::Broken { timestamp };
@@ -130,7 +130,7 @@ impl Assembler {
             State::Waiting | State::Broken { .. } => return self.leave_out(),
         };
         let Ok(record) = self.format.finish(&mut frame) else { return self.leave_out() };
-        let configuration = record.map(|record| tag::configuration(self.codec, &record));
+        let configuration = record.map(|record| self.kind.configuration(&record));
         let configuration = configuration.filter(|configuration| *configuration != self.configuration);
         if frame.is_empty() {
             return Assembled::Nothing;

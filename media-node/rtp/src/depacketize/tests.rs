@@ -2,6 +2,7 @@ use std::{sync::LazyLock, time::Duration};
 
 use media_core::{Kind, Timescale};
 use proptest::prelude::*;
+use rtmp::tag::{Multitrack, VideoTag};
 
 use super::*;
 use crate::{
@@ -187,6 +188,39 @@ fn a_sender_that_counts_anew_goes_on_by_the_wall_clock() {
     let ticks: Vec<_> =
         stage.packets().filter(|packet| packet.role == Role::Key).map(|packet| packet.time.ticks()).collect();
     assert_eq!(ticks, [0, 2_970, 5_970], "the second is where it came, 33 ms after the first");
+}
+
+#[test]
+fn the_second_track_of_a_kind_is_named_in_its_tags() {
+    let second = Track { kind: Kind::Video, index: 1 };
+    for (codec, payload) in [(Codec::H264, stap(&[SPS, PPS, IDR])), (Codec::Vp8, vec![0x10, 0x00, 1])] {
+        let (mut first, mut other) = (Stage::new(codec), Stage::new(codec));
+        other.receiver = Receiver::new(&[(second, codec)], *START);
+        first.frame(&[&payload]);
+        let rtp = Rtp { sequence: 9, timestamp: 7, marker: true, payload: payload.clone().into() };
+        other.receiver.push(second, rtp, *START, &mut other.events);
+
+        let data = |packet: &Packet| {
+            let tag = VideoTag::parse(&packet.payload).unwrap();
+            (tag.part, tag.keyframe, packet.payload[tag.data_offset..].to_vec(), tag.multitrack)
+        };
+        let (first, other): (Vec<_>, Vec<_>) =
+            (first.packets().map(data).collect(), other.packets().map(data).collect());
+        assert_eq!(other.len(), 2, "{codec}");
+        for (first, other) in first.into_iter().zip(other) {
+            assert_eq!((first.0, first.1, first.2), (other.0, other.1, other.2), "{codec}");
+            assert_eq!((first.3, other.3), (None, Some(Multitrack::One { track: 1 })), "{codec}");
+        }
+    }
+}
+
+#[test]
+fn packets_of_padding_fill_no_frame() {
+    let mut stage = Stage::new(Codec::Vp8);
+    stage.frame(&[&[0x10, 0x00, 1]]);
+    stage.packet(&[], false);
+    stage.frame(&[&[0x10, 0x00, 1]]);
+    assert_eq!((stage.packets().count(), stage.keyframes_needed()), (3, 0));
 }
 
 #[test]
