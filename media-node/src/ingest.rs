@@ -2,3 +2,4 @@
 
 mod publisher;
 pub mod rtmp;
+pub(crate) mod whip;

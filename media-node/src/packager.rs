@@ -129,6 +129,11 @@ impl Packagers {
         Self(Arc::new(Inner { hub, settings, all: Mutex::default(), tasks, shutdown, parked: Notify::new() }))
     }
 
+    /// How long segments last, where keyframes come in time.
+    pub(crate) fn segment(&self) -> Duration {
+        self.0.settings.policy.segment()
+    }
+
     /// The muxing of a stream that is published here, begun when there is none yet; `None` when nobody publishes it here.
     #[must_use]
     pub fn of(&self, name: &Name) -> Option<Arc<Packaged>> {

@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use axum::Router;
 use kube::{
     Api, Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use ledger::KubeStore;
+use ledger::{KubeStore, Recordings, Store};
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -20,11 +21,11 @@ use tracing::{info, warn};
 use crate::{
     admission::Apps,
     claim::{Claims, Identity, Leftovers, Windows},
-    cli::RunArgs,
+    cli::{Hls, RunArgs},
     data_dir::DataDir,
     drain::drain,
     http::{self, Readiness},
-    lease, listener,
+    ingest, lease, listener,
     metrics::Metrics,
     own_recordings, own_sessions, playback,
     recording::{self, Recorder, RecordingMetrics},
@@ -67,11 +68,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
     let at = webrtc::Place { node: &args.node_name, metrics: &metrics, shutdown: &shutdown, tasks: &connections };
-    let webrtc = WebRtc::start(&args.node, &at, &mut registry)?;
-    addresses.webrtc = webrtc.as_ref().map(WebRtc::address);
-    let readiness = Readiness::default();
+    let webrtc = WebRtc::start(&args.node, &at, &mut registry, &mut addresses)?;
+    let (readiness, apps) = (Readiness::default(), Apps::default());
     let Sockets { http, users, media } = sockets;
-    let apps = Apps::default();
     apps.set(BTreeMap::from([(args.node.app.clone(), args.pool.clone())]));
     let for_users = rest_forward::routes(args.rest_upstream.clone(), apps.clone(), &mut registry);
     background.spawn(http::serve(http, http::routes(registry, readiness.clone()), end.clone()));
@@ -105,14 +104,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let recorder = Recorder::serve(&mut node, store.clone(), identity.clone(), &storages, recording_metrics).await;
     watch_own(client, store, identity, (claims.clone(), recorder.clone()), &end, &background);
     let draining = node.draining.clone();
-    let for_users = for_users.merge(playback::routes(&node, args.node.hls, storages, &connections));
-    media.serve(&Arc::new(node), &connections);
+    let node = Arc::new(node);
+    let for_users = for_users.merge(media_routes(&node, args.node.hls, storages, &connections));
+    media.serve(&node, &connections);
     // until the drain is over: others send users elsewhere as soon as this node is not ready
     users.serve(&for_users, &shutdown, &connections);
     info!(rtmp = %addresses.rtmp, http = %addresses.http, node = args.node_name, pool = args.pool, "serving");
-    if let Some(file) = &args.node.ready_file {
-        server::write_ready_file(file, &addresses)?;
-    }
+    server::write_ready_file(args.node.ready_file.as_deref(), &addresses)?;
     readiness.set(true);
 
     stop.cancelled().await;
@@ -120,8 +118,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     info!("shutting down");
     readiness.set(false);
     drain(&claims, &draining, args.node.reconnect_window(), deadline).await;
-    stop_media(&shutdown, &connections, &claims, deadline).await;
-    webrtc::stop(webrtc).await;
+    stop_media(&shutdown, &connections, &claims, webrtc, deadline).await;
     recorder.drain(deadline).await;
     end.cancel();
     background.close();
@@ -129,6 +126,16 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         warn!("HTTP connections are still open");
     }
     Ok(())
+}
+
+/// What publishers and viewers ask for over HTTP.
+pub(crate) fn media_routes<S: Store + Recordings>(
+    node: &Arc<Node<S>>,
+    hls: Hls,
+    storages: Arc<Storages>,
+    tasks: &TaskTracker,
+) -> Router {
+    playback::routes(node, hls, storages, tasks).merge(ingest::whip::routes(node, tasks))
 }
 
 /// Where the relay finds other nodes, and what it lends them.
@@ -156,10 +163,11 @@ fn watch_own(
 }
 
 /// Ends every session, durably, and then lets the rest of the connections go.
-pub(crate) async fn stop_media<S: ledger::Store>(
+pub(crate) async fn stop_media<S: Store>(
     shutdown: &CancellationToken,
     connections: &TaskTracker,
     claims: &Claims<S>,
+    webrtc: Option<WebRtc>,
     deadline: Instant,
 ) {
     shutdown.cancel();
@@ -171,6 +179,7 @@ pub(crate) async fn stop_media<S: ledger::Store>(
     if !claims.drain(deadline).await {
         warn!("not all ends are durable at the end of the drain time; they are in the ends log");
     }
+    webrtc::stop(webrtc).await;
 }
 
 /// A token that SIGTERM or SIGINT cancels; a second signal ends the process.

@@ -221,11 +221,12 @@ fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("failed to listen on {address}; choose another address with {flag}"))
 }
 
-/// Writes the ready file: readers see nothing or all of it.
+/// Writes the ready file, if there is to be one: readers see nothing or all of it.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write_ready_file(path: &Path, addresses: &Addresses) -> anyhow::Result<()> {
+pub fn write_ready_file(path: Option<&Path>, addresses: &Addresses) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
     let write = || -> io::Result<()> {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".new");

@@ -18,10 +18,9 @@ use crate::{
     http::{self, Readiness},
     listener,
     metrics::Metrics,
-    playback,
     recording::{self, Recorder, RecordingMetrics},
     relay,
-    run::{stop_media, stop_signal},
+    run::{media_routes, stop_media, stop_signal},
     server::{self, Node, Sockets, UserSockets},
     storage::Storages,
     webrtc::{self, WebRtc},
@@ -78,8 +77,7 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     let (shutdown, end) = (CancellationToken::new(), CancellationToken::new());
     let (connections, background) = (TaskTracker::new(), TaskTracker::new());
     let at = webrtc::Place { node: NODE, metrics: &metrics, shutdown: &shutdown, tasks: &connections };
-    let webrtc = WebRtc::start(&args.node, &at, &mut registry)?;
-    addresses.webrtc = webrtc.as_ref().map(WebRtc::address);
+    let webrtc = WebRtc::start(&args.node, &at, &mut registry, &mut addresses)?;
     let mut node = Node::new(apps, claims.clone(), metrics, &args.node, shutdown.clone(), &connections);
     node.webrtc.clone_from(&webrtc);
     let identity = recording::Identity { namespace: NAMESPACE.to_owned(), node: NODE.to_owned() };
@@ -100,8 +98,9 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     let place =
         relay::Place { store: store.clone(), namespace: NAMESPACE.to_owned(), node: NODE.to_owned(), disks: None };
     relay::serve_alone(&mut node, place, relay_metrics, &connections);
-    let for_users = rest.merge(playback::routes(&node, args.node.hls, storages, &connections));
-    media.serve(&Arc::new(node), &connections);
+    let node = Arc::new(node);
+    let for_users = rest.merge(media_routes(&node, args.node.hls, storages, &connections));
+    media.serve(&node, &connections);
     serve_http(http::routes(registry, readiness.clone()), http, &for_users, users, &end, &background);
     readiness.set(true);
     info!(rtmp = %addresses.rtmp, http = %addresses.http, "serving");
@@ -113,16 +112,13 @@ pub async fn run(mut args: StandaloneArgs) -> anyhow::Result<()> {
     if args.demo {
         background.spawn(demo::show(addresses.rtmp, args.node.app.clone(), shutdown.clone()));
     }
-    if let Some(file) = &args.node.ready_file {
-        server::write_ready_file(file, &addresses)?;
-    }
+    server::write_ready_file(args.node.ready_file.as_deref(), &addresses)?;
 
     stop.cancelled().await;
     let deadline = Instant::now() + args.node.drain();
     info!("shutting down");
     readiness.set(false);
-    stop_media(&shutdown, &connections, &claims, deadline).await;
-    webrtc::stop(webrtc).await;
+    stop_media(&shutdown, &connections, &claims, webrtc, deadline).await;
     recorder.drain(deadline).await;
     // what a receiver does not take now is delivered at the next start
     let _delivered = tokio::time::timeout(LAST_DELIVERIES, follow::delivered(&store)).await;

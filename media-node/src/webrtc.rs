@@ -19,7 +19,7 @@ use media_webrtc::{
 use prometheus_client::registry::Registry;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{cli::NodeArgs, metrics::Metrics, relay::Elsewhere};
+use crate::{cli::NodeArgs, metrics::Metrics, relay::Elsewhere, server};
 
 pub mod addresses;
 pub(crate) mod feed;
@@ -70,11 +70,16 @@ pub struct Place<'a> {
 }
 
 impl WebRtc {
-    /// Binds the port and starts the workers; `None` when it is turned off.
+    /// Binds the port, which is noted among what is `served`, and starts the workers; `None` when it is turned off.
     ///
     /// # Errors
     /// When the port is taken, with its flag; when the system has no threads left.
-    pub fn start(args: &NodeArgs, place: &Place<'_>, registry: &mut Registry) -> anyhow::Result<Option<Self>> {
+    pub fn start(
+        args: &NodeArgs,
+        place: &Place<'_>,
+        registry: &mut Registry,
+        served: &mut server::Addresses,
+    ) -> anyhow::Result<Option<Self>> {
         let metrics = metrics::Metrics::new(registry, place.metrics);
         let available = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let workers = args.webrtc_workers.map_or_else(available, usize::from);
@@ -91,6 +96,7 @@ impl WebRtc {
             Pool::start(&options, Arc::clone(&identity), Box::new(move |session, event| told.take(session, event)))
                 .with_context(|| refused(address))?;
         let pool = Arc::new(pool);
+        served.webrtc = Some(pool.address());
         metrics::register_pool(registry, &pool);
         let feeds = Feeds::new(Arc::clone(&pool), metrics.clone(), place.shutdown.clone(), place.tasks.clone());
         Ok(Some(Self(Arc::new(Inner {

@@ -145,6 +145,20 @@ impl Publisher {
         Ok(Self { process: Process::spawn(name, folder, command)? })
     }
 
+    /// Publishes over WHIP with FFmpeg 9, with a bearer token if there is one. It takes no B-frames, and Opus alone.
+    ///
+    /// # Errors
+    /// When it is not there, or cannot be started.
+    pub fn whip(folder: &Path, name: &str, url: &str, token: Option<&str>, arguments: &[&str]) -> Result<Self> {
+        let mut command = enhanced_ffmpeg()?;
+        command.arg("-re").args(arguments.iter().flat_map(|words| words.split_whitespace())).args(["-f", "whip"]);
+        if let Some(token) = token {
+            command.args(["-authorization", token]);
+        }
+        command.arg(url);
+        Ok(Self { process: Process::spawn(name, folder, command)? })
+    }
+
     /// Publishes with GStreamer.
     ///
     /// # Errors
@@ -200,6 +214,20 @@ pub struct Played {
 pub async fn play_with_ffmpeg(folder: &Path, name: &str, url: &str) -> Result<Played> {
     let file = folder.join(format!("{name}.played.flv"));
     let mut command = ffmpeg();
+    command.args(["-i", url, "-t", "2", "-c", "copy"]).arg(&file);
+    let mut player = Process::spawn(name, folder, command)?;
+    let status = player.wait(PLAY).await?;
+    ensure!(status.success(), "ffmpeg could not play {url}: {}", player.log());
+    inspect(&file)
+}
+
+/// As [`play_with_ffmpeg`], with FFmpeg 9: also in the codecs of Enhanced RTMP.
+///
+/// # Errors
+/// As [`play_with_ffmpeg`].
+pub async fn play_with_ffmpeg9(folder: &Path, name: &str, url: &str) -> Result<Played> {
+    let file = folder.join(format!("{name}.played.mkv"));
+    let mut command = enhanced_ffmpeg()?;
     command.args(["-i", url, "-t", "2", "-c", "copy"]).arg(&file);
     let mut player = Process::spawn(name, folder, command)?;
     let status = player.wait(PLAY).await?;
@@ -321,7 +349,7 @@ fn inspect(file: &Path) -> Result<Played> {
         .collect();
     let mut codecs: Vec<String> = rows.iter().map(|(codec, _)| (*codec).to_owned()).collect();
     codecs.sort();
-    let frames = rows.iter().find(|(codec, _)| *codec != "aac").map_or(0, |(_, frames)| *frames);
+    let frames = rows.iter().find(|(codec, _)| !["aac", "opus"].contains(codec)).map_or(0, |(_, frames)| *frames);
     Ok(Played { codecs, frames })
 }
 

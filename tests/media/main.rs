@@ -21,3 +21,4 @@ mod storage;
 mod stories;
 mod vods;
 mod whep;
+mod whip;

@@ -1,7 +1,7 @@
 //! A publisher of whatever protocol: its place in the hub, its claim, its recording and its end, as
 //! `media_core::broadcast::Lifecycle` decides. What its connection brings is the protocol's.
 
-use std::{future::Future, net::SocketAddr, pin::Pin, time::Duration};
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use ledger::{Key, Store};
@@ -21,7 +21,7 @@ use tracing::{debug, info};
 use crate::{
     admission::{self, Admission, Admitted},
     claim::{Claims, Control, Farewell, OnAir},
-    hub::Place,
+    hub::{Place, Stream},
     metrics::{Metrics, Protocol as Transport, RefusalReason},
     recording::Arrival,
     relay::Relays,
@@ -130,6 +130,11 @@ impl<S: Store> Publisher<S> {
 
     pub(super) fn is_live(&self) -> bool {
         self.lifecycle.is_live()
+    }
+
+    /// What its readers read.
+    pub(super) fn stream(&self) -> &Arc<Stream> {
+        self.place.stream()
     }
 
     /// Hands a packet to all readers. `is_frame`: it shows that the publisher sends media, and not only what describes it.

@@ -7,6 +7,7 @@ use std::sync::{
 
 use media_webrtc::{
     pool::Pool,
+    publisher,
     transport::Cause,
     viewer::{Counters, Quality},
     worker::Counted as Workers,
@@ -23,7 +24,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::metrics::{Counted, Direction, Metrics as Node, Protocol};
+use crate::metrics::{ConnectionState, Counted, Direction, Metrics as Node, Protocol};
 
 /// How far a session has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -103,6 +104,26 @@ struct RefusalLabel {
     reason: Refusal,
 }
 
+/// What became of packets of publishers that did not simply come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Missed {
+    /// Asked for again.
+    Asked,
+    /// Came when they had been asked for.
+    Recovered,
+    /// Never came.
+    Lost,
+    /// Belong to no track that was agreed on.
+    Unrouted,
+    /// More came at once than anybody takes.
+    Dropped,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MissLabel {
+    what: Missed,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DropLabel {
     reason: Dropped,
@@ -119,6 +140,10 @@ pub(crate) struct Metrics {
     refusals: Family<RefusalLabel, Counter>,
     streams: Gauge64,
     bytes: Counter<u64, AtomicU64>,
+    bytes_received: Counter<u64, AtomicU64>,
+    packets_received: Counter,
+    packets_missed: Family<MissLabel, Counter>,
+    keyframes_asked: Counter,
     packets_sent: Counter,
     packets_resent: Counter,
     packets_dropped: Family<DropLabel, Counter>,
@@ -141,6 +166,10 @@ impl Metrics {
             refusals: Family::default(),
             streams: Gauge64::default(),
             bytes: node.bytes(Protocol::WebRtc, Direction::Out),
+            bytes_received: node.bytes(Protocol::WebRtc, Direction::In),
+            packets_received: Counter::default(),
+            packets_missed: Family::default(),
+            keyframes_asked: Counter::default(),
             packets_sent: Counter::default(),
             packets_resent: Counter::default(),
             packets_dropped: Family::default(),
@@ -179,6 +208,13 @@ impl Metrics {
             "Frames that viewers lost while they waited for a keyframe",
             self.frames_skipped.clone(),
         );
+        r.register("webrtc_packets_received", "Packets of publishers", self.packets_received.clone());
+        r.register(
+            "webrtc_packets_missed",
+            "Packets of publishers that were asked for again, or did not reach their track, by what became of them",
+            self.packets_missed.clone(),
+        );
+        r.register("webrtc_keyframes_asked", "Requests to publishers for a keyframe", self.keyframes_asked.clone());
         r.register("webrtc_keyframe_requests", "Requests of viewers for a keyframe", self.keyframe_requests.clone());
         r.register(
             "webrtc_checks_refused",
@@ -208,6 +244,11 @@ impl Metrics {
     /// Counts a viewer that has connected until the guard is dropped.
     pub(super) fn viewer(&self) -> Counted {
         self.node.viewer(Protocol::WebRtc)
+    }
+
+    /// Counts a publisher that has connected until the guard is dropped.
+    pub(super) fn publisher(&self) -> Counted {
+        self.node.connection(ConnectionState::Publishing, Protocol::WebRtc)
     }
 
     pub(super) fn session_ended(&self, cause: &Cause) {
@@ -255,6 +296,35 @@ impl Metrics {
         }
         self.frames_skipped.inc_by(frames_skipped);
         self.keyframe_requests.inc_by(keyframe_requests);
+        self.checks_refused.inc_by(checks_refused);
+        self.datagrams_ignored.inc_by(datagrams_ignored);
+    }
+
+    pub(super) fn received(&self, counters: &publisher::Counters) {
+        let publisher::Counters {
+            packets,
+            bytes,
+            asked,
+            recovered,
+            lost,
+            keyframe_requests,
+            unrouted,
+            dropped,
+            checks_refused,
+            datagrams_ignored,
+        } = *counters;
+        self.packets_received.inc_by(packets);
+        self.bytes_received.inc_by(bytes);
+        for (what, count) in [
+            (Missed::Asked, asked),
+            (Missed::Recovered, recovered),
+            (Missed::Lost, lost),
+            (Missed::Unrouted, unrouted),
+            (Missed::Dropped, dropped),
+        ] {
+            self.packets_missed.get_or_create(&MissLabel { what }).inc_by(count);
+        }
+        self.keyframes_asked.inc_by(keyframe_requests);
         self.checks_refused.inc_by(checks_refused);
         self.datagrams_ignored.inc_by(datagrams_ignored);
     }

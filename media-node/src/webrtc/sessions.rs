@@ -1,8 +1,6 @@
 //! The sessions of this node, from their answer to their end. Workers tell of each from their own threads; what is done here does not
 //! wait, and there is no queue in between.
 
-#![allow(dead_code, reason = "publishers use the rest")]
-
 use std::{
     collections::HashMap,
     fmt,
@@ -14,6 +12,7 @@ use media_webrtc::{
     transport::{Cause, Event},
 };
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::{
@@ -70,12 +69,15 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) enum Role {
     Viewer(Seat),
+    /// Who serves it is told of its end.
+    Publisher(mpsc::Sender<Cause>),
 }
 
 impl Role {
     fn kind(&self) -> Kind {
         match self {
             Self::Viewer(_) => Kind::Whep,
+            Self::Publisher(_) => Kind::Whip,
         }
     }
 }
@@ -157,6 +159,11 @@ impl Sessions {
         }
     }
 
+    /// A session's name in connectivity checks, as long as it goes on.
+    pub(crate) fn ufrag(&self, id: SessionId) -> Option<String> {
+        self.table().by_id.get(&id).map(|entry| entry.ufrag.clone())
+    }
+
     /// Takes what a worker tells.
     pub(super) fn take(&self, id: SessionId, event: Event) {
         match event {
@@ -169,15 +176,20 @@ impl Sessions {
             }
             Event::Reported(quality) => self.metrics.reported(&quality),
             Event::Counted(counters) => self.metrics.counted(&counters),
+            Event::Received(counters) => self.metrics.received(&counters),
             Event::Closed(cause) => self.closed(id, &cause),
             Event::Path(_) | Event::Restarted => {}
         }
     }
 
     fn connected(&self, id: SessionId) {
-        let counted = vec![self.metrics.session(State::Connected), self.metrics.viewer()];
+        let connected = self.metrics.session(State::Connected);
         if let Some(entry) = self.table().by_id.get_mut(&id) {
-            entry.counted = counted;
+            let peer = match &entry.session.role {
+                Role::Viewer(_) => self.metrics.viewer(),
+                Role::Publisher(_) => self.metrics.publisher(),
+            };
+            entry.counted = vec![connected, peer];
         }
     }
 
@@ -185,7 +197,11 @@ impl Sessions {
         // dropped without the lock: a viewer that leaves wakes others
         if let Some(entry) = self.take_out(id) {
             self.metrics.session_ended(cause);
-            let Session { name, .. } = &*entry.session;
+            let Session { name, role, .. } = &*entry.session;
+            if let Role::Publisher(line) = role {
+                // there is room: a session ends once; nobody listens who has ended it
+                let _unheard = line.try_send(cause.clone());
+            }
             debug!(app = name.app, stream = %name.id, kind = entry.session.role.kind().path(), %cause, "webrtc.ended");
         }
     }

@@ -1,7 +1,5 @@
 //! What WHIP and WHEP (RFC 9725, draft-ietf-wish-whep) have in common over HTTP: offers, answers, headers and errors.
 
-#![allow(dead_code, reason = "publishers use the rest")]
-
 use std::{borrow::Cow, time::Duration};
 
 use axum::{

@@ -122,6 +122,11 @@ impl Agent {
         }
     }
 
+    /// The peer has proved otherwise that it is there and wants us: it sends media, under its keys.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.consent = self.consent.map(|_| now);
+    }
+
     /// Where to send.
     pub(crate) fn path(&self) -> Option<Path> {
         self.selected.as_ref().map(|selected| selected.path)

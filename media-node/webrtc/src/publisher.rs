@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use crate::batch::{Batch, Sink};
 use crate::bytes::be16;
+use crate::demux::Class;
 use crate::dtls::Identity;
 use crate::ice::Credentials;
 use crate::keyframe::Requests;
@@ -98,6 +99,25 @@ pub struct Counters {
     pub datagrams_ignored: u64,
 }
 
+impl Counters {
+    /// What was counted after `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            packets: self.packets - before.packets,
+            bytes: self.bytes - before.bytes,
+            asked: self.asked - before.asked,
+            recovered: self.recovered - before.recovered,
+            lost: self.lost - before.lost,
+            keyframe_requests: self.keyframe_requests - before.keyframe_requests,
+            unrouted: self.unrouted - before.unrouted,
+            dropped: self.dropped - before.dropped,
+            checks_refused: self.checks_refused - before.checks_refused,
+            datagrams_ignored: self.datagrams_ignored - before.datagrams_ignored,
+        }
+    }
+}
+
 /// What a session needs to know.
 pub struct Config<'a> {
     pub offer: &'a Offer,
@@ -166,7 +186,11 @@ impl Publisher {
             Came::Nothing | Came::Back => {}
             Came::Connected => self.next_report = Some(now + REPORT_INTERVAL),
             Came::Rtp => self.media(datagram, now),
-            Came::Rtcp => self.reports(datagram, now),
+            Came::Rtcp => {
+                if let Some(compound) = self.connection.open_rtcp(datagram) {
+                    self.reports(&compound, now);
+                }
+            }
         }
         batch.flush();
     }
@@ -253,22 +277,44 @@ impl Publisher {
         Counters { checks_refused, datagrams_ignored, ..self.counters }
     }
 
+    /// Takes a packet that was never sealed: what fuzzing can reach only so.
+    #[doc(hidden)]
+    pub fn receive_plain(&mut self, packet: &[u8], now: Instant) {
+        match Class::of(packet) {
+            Class::Rtp => {
+                if let Ok(header) = rtp::Header::parse(packet) {
+                    self.opened(packet.to_vec(), packet.len(), &header, now);
+                }
+            }
+            Class::Rtcp => self.reports(packet, now),
+            Class::Stun | Class::Dtls | Class::Other => {}
+        }
+    }
+
     fn media(&mut self, datagram: &[u8], now: Instant) {
         let mut packet = datagram.to_vec();
-        let opened = rtp::Header::parse(&packet).ok().and_then(|header| {
-            let (_, srtp) = self.connection.open()?;
-            srtp.open_rtp(&mut packet, &header).ok()?;
-            let payload = header.payload(&packet).ok()?;
-            Some((header, payload))
+        let opened = rtp::Header::parse(&packet).ok().filter(|header| {
+            self.connection.open().is_some_and(|(_, srtp)| srtp.open_rtp(&mut packet, header).is_ok())
         });
-        let Some((header, payload)) = opened else {
+        match opened {
+            Some(header) => {
+                self.connection.heard(now);
+                self.opened(packet, datagram.len(), &header, now);
+            }
+            None => self.connection.datagrams_ignored += 1,
+        }
+    }
+
+    /// Takes a packet that is genuine, which does not make it well-formed.
+    fn opened(&mut self, packet: Vec<u8>, length: usize, header: &rtp::Header, now: Instant) {
+        let Ok(payload) = header.payload(&packet) else {
             self.connection.datagrams_ignored += 1;
             return;
         };
         self.counters.packets += 1;
         // no loss: at most a datagram
-        self.counters.bytes += datagram.len() as u64;
-        let Some(at) = self.source(&header, &packet) else {
+        self.counters.bytes += length as u64;
+        let Some(at) = self.source(header, &packet) else {
             self.counters.unrouted += 1;
             return;
         };
@@ -340,10 +386,9 @@ impl Publisher {
         self.received.push(Received::Packet(Packet { layer, came: now, sequence, timestamp, marker, payload }));
     }
 
-    fn reports(&mut self, datagram: &[u8], now: Instant) {
-        let Some(compound) = self.connection.open_rtcp(datagram) else { return };
+    fn reports(&mut self, compound: &[u8], now: Instant) {
         let (sources, received) = (&mut self.sources, &mut self.received);
-        let read = rtcp::read(&compound, |feedback| match feedback {
+        let read = rtcp::read(compound, |feedback| match feedback {
             Feedback::SenderReport { ssrc, ntp, rtp } => {
                 for source in sources.iter_mut().filter(|source| source.ssrc == ssrc) {
                     if let Kind::Media { reception, .. } = &mut source.kind {

@@ -10,6 +10,7 @@ use crate::demux::Class;
 use crate::dtls::{self, Association, Identity, Progress};
 use crate::ice::{Agent, Checked, Credentials};
 use crate::path::Path;
+use crate::publisher;
 use crate::sdp::Offer;
 use crate::source::Layer;
 use crate::srtp;
@@ -48,6 +49,8 @@ pub enum Event {
     /// What was counted of a viewer since this was told before: at least with each sender report, and before the end. The driver makes
     /// it of [`crate::viewer::Viewer::counters`].
     Counted(Counters),
+    /// As [`Self::Counted`], of a publisher.
+    Received(publisher::Counters),
     /// The last event.
     Closed(Cause),
 }
@@ -197,6 +200,11 @@ impl Connection {
             State::Open(srtp) => Some((path, srtp)),
             State::Opening { .. } | State::Closed => None,
         }
+    }
+
+    /// The peer has sent media that is genuine: some encoders check once, and never again.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.agent.heard(now);
     }
 
     /// Opens what the peer has sealed.

@@ -124,23 +124,38 @@ struct Session {
     alias: Option<String>,
     /// What it has among the deadlines.
     due: Option<Instant>,
-    /// What of its counters was told.
-    told: viewer::Counters,
 }
 
 impl Session {
-    /// What was counted of a viewer and is not told yet.
+    /// What was counted and is not told yet.
     fn take_counted(&mut self) -> Option<Event> {
-        let Role::Viewer { viewer, .. } = &self.role else { return None };
-        let counters = viewer.counters();
-        let counted = counters.since(&std::mem::replace(&mut self.told, counters));
-        (counted != viewer::Counters::default()).then_some(Event::Counted(counted))
+        match &mut self.role {
+            Role::Viewer { viewer, told, .. } => {
+                let counters = viewer.counters();
+                let counted = counters.since(&std::mem::replace(told, counters));
+                (counted != viewer::Counters::default()).then_some(Event::Counted(counted))
+            }
+            Role::Publisher { publisher, told, .. } => {
+                let counters = publisher.counters();
+                let counted = counters.since(&std::mem::replace(told, counters));
+                (counted != publisher::Counters::default()).then_some(Event::Received(counted))
+            }
+        }
     }
 }
 
 enum Role {
-    Viewer { viewer: Viewer, stream: StreamId },
-    Publisher { publisher: Publisher, inlet: Inlet },
+    Viewer {
+        viewer: Viewer,
+        stream: StreamId,
+        /// What of its counters was told.
+        told: viewer::Counters,
+    },
+    Publisher {
+        publisher: Publisher,
+        inlet: Inlet,
+        told: publisher::Counters,
+    },
 }
 
 impl Role {
@@ -332,7 +347,7 @@ impl Worker {
     /// Hands over what came of publishers in this turn.
     fn bring(&mut self) {
         for id in std::mem::take(&mut self.brought) {
-            if let Some(Session { role: Role::Publisher { publisher, inlet }, .. }) = self.sessions.get_mut(&id) {
+            if let Some(Session { role: Role::Publisher { publisher, inlet, .. }, .. }) = self.sessions.get_mut(&id) {
                 bring(publisher, inlet, &self.shared);
             }
         }
@@ -474,7 +489,7 @@ impl Worker {
             Awaited::Viewer(session) => self.viewer(&session, now),
             Awaited::Publisher(session) => self.publisher(session, now),
         };
-        self.sessions.insert(id, Session { role, ufrag, alias: None, due: None, told: viewer::Counters::default() });
+        self.sessions.insert(id, Session { role, ufrag, alias: None, due: None });
         self.deliver(id, path, datagram, now);
     }
 
@@ -485,20 +500,20 @@ impl Worker {
         }
         let identity = self.shared.identity.clone();
         let config = Config { offer, legs, credentials, cname: cname.clone(), identity, seed: *seed };
-        Role::Viewer { viewer: Viewer::new(&config, now), stream: *stream }
+        Role::Viewer { viewer: Viewer::new(&config, now), stream: *stream, told: viewer::Counters::default() }
     }
 
     fn publisher(&self, session: NewPublisher, now: Instant) -> Role {
         let NewPublisher { id: _, offer, legs, credentials, seed, inlet } = session;
         let identity = self.shared.identity.clone();
         let config = publisher::Config { offer: &offer, legs: &legs, credentials: &credentials, identity, seed };
-        Role::Publisher { publisher: Publisher::new(&config, now), inlet }
+        Role::Publisher { publisher: Publisher::new(&config, now), inlet, told: publisher::Counters::default() }
     }
 
     fn deliver(&mut self, id: SessionId, path: Path, datagram: &[u8], now: Instant) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         match &mut session.role {
-            Role::Viewer { viewer, stream } => {
+            Role::Viewer { viewer, stream, .. } => {
                 let Some(stream) = self.streams.get(stream) else { return };
                 viewer.receive(path, datagram, &stream.source, &mut self.batch, now);
             }
@@ -521,7 +536,7 @@ impl Worker {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.due = None;
             match &mut session.role {
-                Role::Viewer { viewer, stream } => {
+                Role::Viewer { viewer, stream, .. } => {
                     let Some(stream) = self.streams.get(stream) else { continue };
                     viewer.handle_timeout(&stream.source, &mut self.batch, now);
                 }
@@ -559,7 +574,7 @@ impl Worker {
                     self.shared.opened(&session.ufrag, self.index);
                 }
                 Event::Closed(_) => self.forget(id),
-                Event::KeyframeWanted(_) | Event::Reported(_) | Event::Counted(_) => {}
+                Event::KeyframeWanted(_) | Event::Reported(_) | Event::Counted(_) | Event::Received(_) => {}
             }
             (self.shared.notify)(id, event);
         }
@@ -577,16 +592,16 @@ impl Worker {
         if let Some(counted) = session.take_counted() {
             (self.shared.notify)(id, counted);
         }
-        let Session { role, ufrag, alias, due, told: _ } = session;
+        let Session { role, ufrag, alias, due } = session;
         due.map(|due| self.deadlines.remove(&(due, id)));
         match role {
-            Role::Viewer { viewer: _, stream } => {
+            Role::Viewer { stream, .. } => {
                 if let Some(stream) = self.streams.get_mut(&stream) {
                     stream.viewers.retain(|viewer| *viewer != id);
                 }
             }
             // what came before the end counts
-            Role::Publisher { mut publisher, mut inlet } => bring(&mut publisher, &mut inlet, &self.shared),
+            Role::Publisher { mut publisher, mut inlet, .. } => bring(&mut publisher, &mut inlet, &self.shared),
         }
         self.directory.remove(&ufrag);
         if let Some(alias) = alias {

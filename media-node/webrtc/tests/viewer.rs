@@ -337,6 +337,7 @@ fn garbage_and_replays_end_nothing() {
         | Event::KeyframeWanted(_)
         | Event::Reported(_)
         | Event::Counted(_)
+        | Event::Received(_)
         | Event::Closed(_) => None,
     });
     let path = path.unwrap();

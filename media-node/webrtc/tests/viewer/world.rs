@@ -222,7 +222,11 @@ impl World {
                 Event::Path(path) => self.directory.learn(&self.ufrag, *path),
                 Event::Connected => self.directory.open(&self.ufrag),
                 Event::Closed(_) => self.directory.remove(&self.ufrag),
-                Event::Restarted | Event::KeyframeWanted(_) | Event::Reported(_) | Event::Counted(_) => {}
+                Event::Restarted
+                | Event::KeyframeWanted(_)
+                | Event::Reported(_)
+                | Event::Counted(_)
+                | Event::Received(_) => {}
             }
             self.events.push(event);
         }
