@@ -71,6 +71,11 @@ fn datagrams_of_the_corpus_break_no_rule() {
 }
 
 #[test]
+fn publishers_packets_of_the_corpus_break_no_rule() {
+    replay("webrtc_publisher", webrtc_targets::webrtc_publisher);
+}
+
+#[test]
 fn rtp_packets_of_the_corpus_break_no_rule() {
     replay("rtp_packets", rtp_targets::rtp_packets);
 }
