@@ -47,7 +47,7 @@ const MATRIX: &[(&str, &[&str])] = &[
             "mediaNode.service.annotations.example=a",
             "mediaPool.webRTC.exposure=HostPort",
             "mediaPool.webRTC.port=20000",
-            "mediaPool.webRTC.advertise={203.0.113.9,'[2001:db8::1]:20000'}",
+            "mediaPool.webRTC.advertise={203.0.113.9,203.0.113.9:20000,2001:db8::1}",
             "mediaPool.webRTC.iceServers[0].url=turns:turn.example.com?transport=tcp",
             "mediaNode.rtmps.enabled=true",
             "mediaNode.https.enabled=true",
