@@ -64,11 +64,6 @@ impl Obu {
         };
         std::iter::once(first).chain((first & HAS_EXTENSION != 0).then_some(self.header[1]))
     }
-
-    /// Bytes without a size.
-    pub(crate) fn len(&self) -> usize {
-        self.header(Size::LeftOut).count() + self.body.len()
-    }
 }
 
 /// Whether a unit says its own size.

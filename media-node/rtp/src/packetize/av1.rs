@@ -16,7 +16,11 @@ const CONTINUED: u8 = 0x40;
 /// A new coded video sequence begins.
 const NEW_SEQUENCE: u8 = 0x08;
 /// With up to three elements their number is said, and the last has no length.
-const MOST_ELEMENTS: usize = 3;
+const COUNTED_ELEMENTS: usize = 3;
+/// Of a length below the size of a payload.
+const LENGTH: usize = 3;
+/// A unit is begun in a payload that has this much room: its header, and some of it.
+const BEGINNING: usize = 8;
 
 /// The units in an AV1CodecConfigurationRecord; `None` for what is none.
 pub(super) fn configuration(record: &Bytes) -> Option<Bytes> {
@@ -34,17 +38,18 @@ pub(super) fn payloads(configuration: &Bytes, frame: Bytes, keyframe: bool, max:
     if keyframe && !units.iter().any(|unit| unit.role() == Role::SequenceHeader) {
         units.splice(0..0, self::units(configuration.clone()));
     }
-    let mut sender =
-        Sender { first: if keyframe { NEW_SEQUENCE } else { 0 }, room: max - AGGREGATION_HEADER, payloads: Vec::new() };
-    let mut small = Vec::new();
-    for unit in units {
-        if small.len() == MOST_ELEMENTS || sender.together(&small, &unit) > sender.room {
-            sender.aggregate(&small);
-            small.clear();
-        }
-        if unit.len() > sender.room { sender.fragment(&unit) } else { small.push(unit) }
+    let mut sender = Sender {
+        first: if keyframe { NEW_SEQUENCE } else { 0 },
+        room: max - AGGREGATION_HEADER,
+        elements: Vec::new(),
+        used: 0,
+        payloads: Vec::new(),
+    };
+    let mut units = units.into_iter().peekable();
+    while let Some(unit) = units.next() {
+        sender.put(&unit, units.peek().is_none());
     }
-    sender.aggregate(&small);
+    sender.close(0);
     sender.payloads
 }
 
@@ -54,65 +59,73 @@ fn units(mut frame: Bytes) -> Vec<Obu> {
     units.filter(|unit| unit.role() != Role::Filler).collect()
 }
 
+/// Packs units so that each payload but a frame's first goes on in the middle of one: without the dependency descriptor, browsers take a
+/// payload that begins with a unit for the begin of a frame.
 struct Sender {
     /// Bits of the next aggregation header.
     first: u8,
     room: usize,
+    /// What the payload has so far: of each element the unit's header, if it begins here, and a part of its body.
+    elements: Vec<(Vec<u8>, Bytes)>,
+    used: usize,
     payloads: Vec<Payload>,
 }
 
 impl Sender {
-    /// Bytes of some units and one more in one payload, at most.
-    fn together(&self, units: &[Obu], next: &Obu) -> usize {
-        /// Of a length below the size of a payload.
-        const LENGTH: usize = 3;
-        units.iter().map(|unit| LENGTH + unit.len()).sum::<usize>() + next.len()
-    }
-
-    fn header(&mut self, elements: usize, flags: u8) -> u8 {
-        let count = u8::try_from(elements).expect("at most three") << 4;
-        std::mem::take(&mut self.first) | count | flags
-    }
-
-    fn aggregate(&mut self, units: &[Obu]) {
-        match units {
-            [] => {}
-            [unit] => {
-                let mut head = Head::of(&[self.header(1, 0)]);
-                unit.header(Size::LeftOut).for_each(|byte| head.push(byte));
-                self.payloads.push(Payload::new(head, unit.body.clone()));
-            }
-            [all @ .., last] => {
-                let mut payload = vec![self.header(units.len(), 0)];
-                for unit in all {
-                    obu::write_leb128(unit.len(), &mut payload);
-                    put(unit, &mut payload);
-                }
-                put(last, &mut payload);
-                self.payloads.push(Payload::new(Head::default(), payload.into()));
-            }
-        }
-    }
-
-    fn fragment(&mut self, unit: &Obu) {
+    fn put(&mut self, unit: &Obu, is_last: bool) {
+        let mut header: Vec<u8> = unit.header(Size::LeftOut).collect();
         let mut rest = unit.body.clone();
-        let mut header = Some(unit.header(Size::LeftOut));
-        while !rest.is_empty() {
-            let begins = header.take();
-            let mut flags = if begins.is_some() { 0 } else { CONTINUES };
-            let own: Vec<u8> = begins.into_iter().flatten().collect();
-            let fragment = rest.split_to(rest.len().min(self.room - own.len()));
-            if !rest.is_empty() {
-                flags |= CONTINUED;
+        loop {
+            let own_length = if self.elements.len() < COUNTED_ELEMENTS { 0 } else { LENGTH };
+            let room = self.room.saturating_sub(self.used + own_length);
+            let whole = header.len() + rest.len();
+            let kept = if is_last { 0 } else { LENGTH + LENGTH + BEGINNING };
+            if whole + kept <= room {
+                return self.push(header, rest);
             }
-            let mut head = Head::of(&[self.header(1, flags)]);
-            own.into_iter().for_each(|byte| head.push(byte));
-            self.payloads.push(Payload::new(head, fragment));
+            let most = room.min(whole.saturating_sub(1));
+            if most <= header.len() {
+                // too small to be cut, which only a unit of a few bytes is
+                self.push(header, rest);
+                return self.close(0);
+            }
+            let part = rest.split_to(most - header.len());
+            self.push(std::mem::take(&mut header), part);
+            self.close(CONTINUED);
         }
+    }
+
+    fn push(&mut self, header: Vec<u8>, body: Bytes) {
+        self.used += LENGTH + header.len() + body.len();
+        self.elements.push((header, body));
+    }
+
+    fn close(&mut self, flags: u8) {
+        self.used = 0;
+        let mut elements = std::mem::take(&mut self.elements);
+        let is_counted = elements.len() <= COUNTED_ELEMENTS;
+        let count = if is_counted { u8::try_from(elements.len()).expect("at most three") << 4 } else { 0 };
+        let Some((header, body)) = elements.pop() else { return };
+        let first =
+            std::mem::replace(&mut self.first, if flags & CONTINUED == 0 { 0 } else { CONTINUES }) | count | flags;
+        if elements.is_empty() {
+            let mut head = Head::of(&[first]);
+            header.into_iter().for_each(|byte| head.push(byte));
+            return self.payloads.push(Payload::new(head, body));
+        }
+        let mut payload = vec![first];
+        for (header, body) in &elements {
+            put(header, body, true, &mut payload);
+        }
+        put(&header, &body, !is_counted, &mut payload);
+        self.payloads.push(Payload::new(Head::default(), payload.into()));
     }
 }
 
-fn put(unit: &Obu, payload: &mut Vec<u8>) {
-    payload.extend(unit.header(Size::LeftOut));
-    payload.put_slice(&unit.body);
+fn put(header: &[u8], body: &Bytes, has_length: bool, payload: &mut Vec<u8>) {
+    if has_length {
+        obu::write_leb128(header.len() + body.len(), payload);
+    }
+    payload.extend(header);
+    payload.put_slice(body);
 }

@@ -103,9 +103,28 @@ fn a_keyframe_of_av1_begins_a_sequence_and_has_a_sequence_header() {
     let frame = sent(packetizer.push(&video(0, &[b"\x91av01", &frame])));
 
     let payloads: Vec<_> = frame.payloads.iter().map(written).collect();
-    assert_eq!(payloads[0], [0x18, 0x08, 1, 2, 3], "the configuration's header, without its size");
-    assert_eq!((payloads[1][..2].to_vec(), payloads[1].len()), (vec![0x50, 0x30], 64));
-    assert_eq!((payloads[2][0], payloads[2].len()), (0x90, 39));
+    assert_eq!(payloads.len(), 2);
+    assert_eq!(payloads[0][..7], [0x68, 4, 0x08, 1, 2, 3, 0x30], "the configuration's header, without its size");
+    assert_eq!((payloads[0].len(), payloads[1][0], payloads[1].len()), (62, 0x90, 46));
+}
+
+/// Chromium takes a payload that begins with a unit for the begin of a frame, and shows nothing of one that it thus cuts.
+#[test]
+fn a_payload_of_av1_that_is_not_its_frames_first_goes_on_in_a_unit() {
+    const GOES_ON: u8 = 0x80;
+    const GOES_ON_NEXT: u8 = 0x40;
+    for length in 1..=120 {
+        let mut packetizer = VideoPacketizer::new(MaxPayload::new(64).unwrap());
+        let unit = |length: u8| [&[0x32, length][..], &vec![7; length.into()]].concat();
+        let frame = [&[0x0A, 1, 9][..], &unit(length), &unit(5), &unit(6), &unit(7), &unit(120)].concat();
+        let frame = sent(packetizer.push(&video(0, &[b"\x91av01", &frame])));
+
+        let heads: Vec<_> = frame.payloads.iter().map(|payload| written(payload)[0]).collect();
+        let (last, rest) = heads.split_last().unwrap();
+        assert!(rest.iter().all(|head| head & GOES_ON_NEXT != 0) && last & GOES_ON_NEXT == 0, "{length}: {heads:x?}");
+        assert!(heads[1..].iter().all(|head| head & GOES_ON != 0) && heads[0] & GOES_ON == 0, "{length}: {heads:x?}");
+        assert!(frame.payloads.iter().all(|payload| written(payload).len() <= 64), "{length}");
+    }
 }
 
 #[test]
