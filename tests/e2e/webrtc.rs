@@ -1,4 +1,4 @@
-//! WebRTC of a release: WHEP at any pod or the Service, and media straight to the pod that answered.
+//! WebRTC of a release: WHIP and WHEP at any pod or the Service, and media straight to the pod that answered.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tests::{
     cluster::CLIENT,
-    webrtc::{self, Options},
+    media,
+    webrtc::{self, Clip, Options},
 };
 
 use crate::release::{NAMESPACE, Release, SOON, expect, http_address, machine, report};
@@ -64,6 +65,25 @@ pub(crate) async fn media_reach_ports_of_the_machines(release: &Release) -> Resu
     ensure!(addresses.contains(&expected), "{} told {addresses:?}, and not {expected}", other.name_any());
     is_played_at(&release.http_address().await?, "show").await?;
     publisher.stop().await?;
+    let (end, _) = release.hook(hooks + 2, begin, SOON).await?;
+    expect(&end, "liveStreamEnded", Some("PublisherClosed"))?;
+    is_published_and_played(release).await
+}
+
+/// Published over WHIP through the Service, and watched over WHEP at the other machine's pod.
+async fn is_published_and_played(release: &Release) -> Result<()> {
+    let (hooks, begin) = (release.receiver.accepted().len(), Instant::now());
+    let clip = Clip::flv(media::clip().await?)?;
+    let url = format!("http://{}/LiveApp/whip/show", release.http_address().await?);
+    let publisher = webrtc::publish(&url, &clip, &options()).await?;
+    let (start, after) = release.hook(hooks + 1, begin, SOON).await?;
+    expect(&start, "liveStreamStarted", None)?;
+    report("WHIP through the Service to Start received", &[after]);
+    let owner = machine(&release.owner("show").await?)?;
+    let by_machine = release.spread().await?;
+    let other = by_machine.get(&(3 - owner)).context("no pod on the other machine")?;
+    is_played_at(&http_address(other)?, "show").await?;
+    publisher.close().await?;
     let (end, _) = release.hook(hooks + 2, begin, SOON).await?;
     expect(&end, "liveStreamEnded", Some("PublisherClosed"))
 }
