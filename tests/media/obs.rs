@@ -44,13 +44,13 @@ async fn b_frames_of_obs_are_played_over_rtmp_and_players_of_webrtc_are_told_the
 
     let played = media::play_with_ffmpeg(server.folder.path(), "player", &server.rtmp("studio")).await?;
     assert_eq!(played.codecs, ["aac", "h264"]);
-    let refused = wait::until("the refusal", SOON, async || {
-        match webrtc::play(&whep(&server)?, &webrtc::Options::default()).await {
+    let url = whep(&server)?;
+    let refused =
+        wait::until("the refusal", SOON, async || match webrtc::play(&url, &webrtc::Options::default()).await {
             Ok(_) => Err("it is played".to_owned()),
             Err(error) => Ok(format!("{error:#}")),
-        }
-    })
-    .await?;
+        })
+        .await?;
     assert!(refused.contains("406") && refused.contains("bframes=0"), "{refused}");
     let metrics = http::get(server.service.address("http")?, "/metrics").await?.body;
     let reordered = http::metric(&metrics, "tallylight_webrtc_refusals_total{reason=\"Reordered\"}");
