@@ -5,6 +5,7 @@
 mod controls;
 mod files;
 mod live;
+mod publish;
 mod refusals;
 mod stage;
 mod webrtc;

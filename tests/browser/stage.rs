@@ -8,6 +8,7 @@ use tests::{
     browser::{Browser, View},
     http,
     media::Publisher,
+    receiver::Receiver,
     repository,
     service::{Launch, Service},
     wait,
@@ -37,6 +38,22 @@ impl Stage {
     pub(crate) async fn with(name: &str, arguments: &[&str]) -> Result<Self> {
         let folder = repository::folder(name)?;
         let service = Launch::standalone(folder.path()).args(arguments.iter().copied()).start().await?;
+        Ok(Self { service, folder })
+    }
+
+    /// A server whose one Broadcast, `show`, tells a receiver.
+    pub(crate) async fn with_hooks(name: &str, receiver: &Receiver) -> Result<Self> {
+        let folder = repository::folder(name)?;
+        let manifests = folder.path().join("manifests");
+        std::fs::create_dir(&manifests)?;
+        let broadcast = format!(
+            "apiVersion: tallylight.dev/v1alpha1\nkind: Broadcast\nmetadata: {{name: show}}\n\
+             spec: {{pool: default, listenerHookURL: \"{}\"}}\n",
+            receiver.url("hook"),
+        );
+        std::fs::write(manifests.join("show.yaml"), broadcast)?;
+        let manifests = format!("--manifests={}", manifests.display());
+        let service = Launch::standalone(folder.path()).args([manifests.as_str()]).start().await?;
         Ok(Self { service, folder })
     }
 
