@@ -5,15 +5,16 @@ mod bits;
 pub mod h264;
 pub mod h265;
 pub mod opus;
+pub mod sei;
 pub mod vp9;
 
 pub use bits::Bits;
 
+/// More bytes than all that is read of a parameter set takes.
+const ENOUGH: usize = 160;
+
 /// The begin of a NAL unit without the bytes that keep start codes out of it.
 fn unescaped(nal: &[u8]) -> Vec<u8> {
-    /// More than all that is read of a parameter set takes.
-    const ENOUGH: usize = 160;
-
     let mut bytes = Vec::with_capacity(ENOUGH);
     for byte in nal.iter().take(ENOUGH) {
         if !(*byte == 3 && bytes.ends_with(&[0, 0])) {

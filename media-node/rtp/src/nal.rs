@@ -1,7 +1,7 @@
 //! NAL units of H.264 and H.265: what their headers say, and how they lie in a frame (ISO/IEC 14496-15).
 
 use bytes::{Buf, BufMut as _, Bytes};
-use media_core::codec::{h264, h265};
+use media_core::codec::{h264, h265, sei};
 
 /// Numbers of RTP's own: units together, and fragments.
 pub(crate) const STAP_A: u8 = 24;
@@ -59,6 +59,17 @@ impl Standard {
             Self::H264 => first & 0x1F,
             Self::H265 => first >> 1 & 0x3F,
         }
+    }
+
+    /// Whether a unit is supplemental information that times the buffer of a model decoder alone. Encoders of a constant bitrate put it
+    /// before each picture, and to viewers it is a short packet before long ones: a system call more a frame for each of them.
+    pub(crate) fn times_a_model(self, unit: &[u8]) -> bool {
+        let number = unit.first().map(|first| self.number(*first));
+        let is_supplemental = match self {
+            Self::H264 => number == Some(6),
+            Self::H265 => number == Some(39),
+        };
+        is_supplemental && sei::times_a_model(unit.get(self.header()..).unwrap_or_default())
     }
 
     pub(crate) fn role(self, unit: &[u8]) -> Role {

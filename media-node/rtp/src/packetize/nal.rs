@@ -12,7 +12,7 @@ use crate::{
 pub(super) fn payloads(standard: Standard, record: &Record, frame: Bytes, keyframe: bool, max: usize) -> Vec<Payload> {
     let mut payloads = Vec::with_capacity(frame.len() / max + 3);
     let (sets, units): (Vec<_>, Vec<_>) = nal::units(frame, record.length_size)
-        .filter(|unit| !matches!(standard.role(unit), Role::Filler | Role::Reserved))
+        .filter(|unit| !matches!(standard.role(unit), Role::Filler | Role::Reserved) && !standard.times_a_model(unit))
         .partition(|unit| matches!(standard.role(unit), Role::ParameterSet(_)));
     if units.is_empty() {
         return payloads;

@@ -23,6 +23,19 @@ fn a_keyframe_of_h264_is_its_parameter_sets_then_its_fragments() {
 }
 
 #[test]
+fn what_times_a_model_decoder_is_not_sent() {
+    let frame = sent(h264().push(&avc(
+        0,
+        0,
+        true,
+        &[&[0x67, 9], &[0x68, 9], &[6, 0, 1, 7, 0x80], &[6, 1, 1, 7, 0x80], &[0x65, 1]],
+    )));
+
+    assert_eq!(written(frame.payloads.last().unwrap()), [0x65, 1]);
+    assert_eq!(frame.payloads.len(), 2, "the parameter sets and the picture");
+}
+
+#[test]
 fn payloads_share_the_memory_of_the_frame() {
     let packet = avc(0, 0, true, &[&vec![0x65; 5_000]]);
     let memory = packet.payload.as_ptr_range();
