@@ -548,9 +548,14 @@ pub(crate) mod tests {
         assert_eq!(validated(nodes(7003)).unwrap().bounds.ports, Some(7000..=7003));
     }
 
-    fn media_at(nodes: Value, webrtc: Value) -> Result<(MediaAt, Option<RangeInclusive<u16>>), Invalid> {
+    fn pool_with(nodes: Value, webrtc: Value) -> MediaPool {
         let mut pool = pool(nodes);
         pool.spec.web_rtc = Some(serde_json::from_value(webrtc).unwrap());
+        pool
+    }
+
+    fn media_at(nodes: Value, webrtc: Value) -> Result<(MediaAt, Option<RangeInclusive<u16>>), Invalid> {
+        let pool = pool_with(nodes, webrtc);
         let valid = validate(&pool, &pool.spec.nodes.clone().unwrap(), &given(None))?;
         Ok((valid.web_rtc.unwrap().media, valid.bounds.ports))
     }

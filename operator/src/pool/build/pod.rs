@@ -326,8 +326,8 @@ mod tests {
         let container = &pod["spec"]["containers"][0];
         let ports = container["ports"].as_array().unwrap().iter();
         let ports = ports.filter(|port| port["name"].as_str().unwrap().starts_with("webrtc"));
-        let value =
-            |variable: &Value| variable.get("value").unwrap_or(&variable["valueFrom"]["fieldRef"]["fieldPath"]).clone();
+        let field = |variable: &Value| variable["valueFrom"]["fieldRef"]["fieldPath"].clone();
+        let value = |variable: &Value| variable.get("value").cloned().unwrap_or_else(|| field(variable));
         let env = container["env"].as_array().unwrap().iter();
         let env = env.map(|variable| (variable["name"].as_str().unwrap().to_owned(), value(variable)));
         let is_ours = |name: &str| name.starts_with("TALLYLIGHT_WEBRTC") || name == OWN_IP;
