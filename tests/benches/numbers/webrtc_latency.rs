@@ -87,7 +87,8 @@ pub(crate) async fn measure() -> Result<()> {
     let base = (Timestamp::now().as_second() * 1_000).to_string();
     let clock = CLOCK.replace("BASE", &base);
     let arguments = [&[clock.as_str()][..], &STREAM].concat();
-    let publisher = Publisher::encoding(folder.path(), "publisher", &server.rtmp("LiveApp", "show")?, &arguments)?;
+    // Debian's FFmpeg keeps pictures back for a quarter of a second when there is sound
+    let publisher = Publisher::enhanced(folder.path(), "publisher", &server.rtmp("LiveApp", "show")?, &arguments)?;
 
     let joins = joins(&server).await?;
     let rtmp = ages(&server, "show", &base).await?;
