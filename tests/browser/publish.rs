@@ -7,7 +7,7 @@ use tests::{
     receiver::{Receiver, Request},
 };
 
-use crate::stage::{SOON, Stage, is_clean, shows_on, statistic, until_message, until_state, until_true};
+use crate::stage::{SOON, Stage, is_clean, plays_on, shows_on, statistic, until_message, until_state, until_true};
 
 /// Opens the page, chooses a codec, and goes live.
 async fn go_live(stage: &Stage, codec: &str) -> Result<Browser> {
@@ -34,7 +34,7 @@ async fn sees(stage: &Stage, query: &str, codec: &str) -> Result<Browser> {
 #[tokio::test]
 async fn a_camera_is_seen_in_each_codec_and_its_hooks_arrive() -> Result<()> {
     let receiver = Receiver::start().await?;
-    let stage = Stage::with_hooks("publish-codecs", &receiver).await?;
+    let stage = Stage::with_hooks("publish-codecs", &receiver, None).await?;
     for (sessions, codec) in ["H264", "VP8", "VP9", "AV1"].into_iter().enumerate() {
         let mut publisher = go_live(&stage, codec).await?;
         let mode = statistic(&mut publisher, "mode").await?;
@@ -60,6 +60,17 @@ async fn a_camera_is_seen_in_each_codec_and_its_hooks_arrive() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_camera_is_seen_over_hls_too() -> Result<()> {
+    let stage = Stage::new("publish-hls").await?;
+    let _publisher = go_live(&stage, "").await?;
+    let mut viewer = stage.view("id=show&protocol=hls", View::default()).await?;
+
+    until_state(&mut viewer, "playing").await?;
+    plays_on(&mut viewer, 1.0).await?;
+    is_clean(&mut viewer).await
+}
+
+#[tokio::test]
 async fn three_sizes_are_sent_at_once() -> Result<()> {
     let stage = Stage::new("publish-simulcast").await?;
     let mut publisher = stage.view_at("publish?id=show", View::default()).await?;
@@ -79,6 +90,30 @@ async fn three_sizes_are_sent_at_once() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_key_is_asked_for_by_its_name_and_taken() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let stage = Stage::with_hooks("publish-keyed", &receiver, Some("s3cr3t")).await?;
+    let mut browser = stage.view_at("publish?id=show", View::default()).await?;
+    until_state(&mut browser, "ready").await?;
+    browser.press("Control+Enter").await?;
+    until_message(&mut browser, "asks for its key").await?;
+    until_true(&mut browser, "document.activeElement.id === 'key'").await?;
+    browser.write("wrong").await?;
+    browser.press("Enter").await?;
+    until_message(&mut browser, "The stream key is wrong").await?;
+    browser.press("Control+a").await?;
+    browser.write("s3cr3t").await?;
+    browser.press("Enter").await?;
+
+    until_state(&mut browser, "live").await?;
+    receiver.wait_for(1, SOON).await?;
+    let requests = browser.seen().await?.requests;
+    ensure!(!requests.iter().any(|url| url.contains("s3cr3t")), "{requests:?}");
+    ensure!(!stage.service.process.log().contains("s3cr3t"), "the log shows the key");
+    is_clean(&mut browser).await
+}
+
+#[tokio::test]
 async fn a_second_publisher_is_told_that_there_is_one() -> Result<()> {
     let stage = Stage::new("publish-second").await?;
     let _first = go_live(&stage, "VP8").await?;
@@ -94,7 +129,7 @@ async fn a_second_publisher_is_told_that_there_is_one() -> Result<()> {
 #[tokio::test]
 async fn a_publisher_that_leaves_the_page_is_off_air_at_once() -> Result<()> {
     let receiver = Receiver::start().await?;
-    let stage = Stage::with_hooks("publish-leaves", &receiver).await?;
+    let stage = Stage::with_hooks("publish-leaves", &receiver, None).await?;
     let mut browser = go_live(&stage, "VP8").await?;
     receiver.wait_for(1, SOON).await?;
     browser.open("about:blank").await?;

@@ -41,17 +41,20 @@ impl Stage {
         Ok(Self { service, folder })
     }
 
-    /// A server whose one Broadcast, `show`, tells a receiver.
-    pub(crate) async fn with_hooks(name: &str, receiver: &Receiver) -> Result<Self> {
+    /// A server whose one Broadcast, `show`, tells a receiver, and may have a key.
+    pub(crate) async fn with_hooks(name: &str, receiver: &Receiver, key: Option<&str>) -> Result<Self> {
         let folder = repository::folder(name)?;
         let manifests = folder.path().join("manifests");
         std::fs::create_dir(&manifests)?;
-        let broadcast = format!(
-            "apiVersion: tallylight.dev/v1alpha1\nkind: Broadcast\nmetadata: {{name: show}}\n\
-             spec: {{pool: default, listenerHookURL: \"{}\"}}\n",
+        let publish = key.map_or("", |_key| ", publish: {streamKeySecretRef: {name: keys, key: show}}");
+        let objects = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: keys}}\nstringData: {{show: \"{}\"}}\n---\n\
+             apiVersion: tallylight.dev/v1alpha1\nkind: Broadcast\nmetadata: {{name: show}}\n\
+             spec: {{pool: default, listenerHookURL: \"{}\"{publish}}}\n",
+            key.unwrap_or("none"),
             receiver.url("hook"),
         );
-        std::fs::write(manifests.join("show.yaml"), broadcast)?;
+        std::fs::write(manifests.join("show.yaml"), objects)?;
         let manifests = format!("--manifests={}", manifests.display());
         let service = Launch::standalone(folder.path()).args([manifests.as_str()]).start().await?;
         Ok(Self { service, folder })
