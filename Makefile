@@ -76,7 +76,8 @@ binaries:
 	cargo build --workspace --bins --tests --locked $(test_features)
 
 # The binaries of the images: static, stripped, without a path of the machine in them, so that the same source gives the same
-# bytes. Paths of the workspace are relative to it; a flag that named its folder would build every crate anew in each clone. The list of all crates inside is embedded (cargo-auditable): scanners such as syft, trivy and `cargo audit bin` read it.
+# bytes. Paths of the workspace are relative to it; a flag that named its folder would build every crate anew in each clone. CFLAGS is for
+# libopus, whose assertions name their files. The list of all crates inside is embedded (cargo-auditable): scanners such as syft, trivy and `cargo audit bin` read it.
 .PHONY: static images e2e
 STATIC_ARCH ?= amd64
 static_target := $(if $(filter arm64,$(STATIC_ARCH)),aarch64,x86_64)-unknown-linux-gnu
@@ -88,6 +89,7 @@ static: $(cargo_auditable)
 	env CARGO_PROFILE_RELEASE_STRIP=symbols CARGO_PROFILE_RELEASE_DEBUG=false CARGO_INCREMENTAL=0 \
 	  CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
 	  RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$(cargo_home)=/cargo" \
+	  CFLAGS="-ffile-prefix-map=$(cargo_home)=/cargo" \
 	  PATH="$(dir $(cargo_auditable)):$$PATH" \
 	  cargo auditable build --release --locked --target $(static_target) -p tallylight-operator -p tallylight-media-node
 	install -D -t $(STATIC_DIR) $(target_dir)/$(static_target)/release/tallylight-operator \
