@@ -22,6 +22,7 @@ use tests::{
     s3::{self, S3},
     wait,
 };
+use tokio::{net::TcpStream, time::timeout};
 
 pub(crate) const NAMESPACE: &str = "studio";
 /// Of REST; the Secret `rest` holds it.
@@ -256,6 +257,23 @@ impl Release {
     /// Where a pod of the Service serves HTTP to users.
     pub(crate) async fn http_address(&self) -> Result<String> {
         Ok(format!("{}:{USERS_PORT}", self.service_address().await?))
+    }
+
+    /// Waits until the Service leads to pods that answer and to no other: an encoder that is sent to a machine which is off hears nothing
+    /// until its own time is over.
+    pub(crate) async fn leads_to_the_living(&self) -> Result<()> {
+        /// Each is led to one of two pods by chance: all of them miss one once in 4,096 times.
+        const TRIES: usize = 12;
+        const ANSWER: Duration = Duration::from_secs(1);
+        let address = format!("{}:1935", self.service_address().await?);
+        wait::until("the Service to lead to the living", SOON, async || {
+            for _ in 0..TRIES {
+                let connected = timeout(ANSWER, TcpStream::connect(&address)).await;
+                connected.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+            }
+            Ok::<_, String>(())
+        })
+        .await
     }
 
     async fn service_address(&self) -> Result<String> {

@@ -107,6 +107,7 @@ async fn outlives_a_machine(release: &Release) -> Result<()> {
     let heir = release.pods().get(&vod.recording.spec.node).await?;
     ensure!(machine(&heir)? != lost, "it was finished by a pod that is off");
     vod.has(release, &http_address(&heir)?, sent).await?;
+    release.leads_to_the_living().await?;
     let hooks = release.receiver.accepted().len();
     let again = release.publish("fourth", &release.service_url("show").await?).await?;
     let (start, _) = release.hook(hooks + 1, begin, SOON).await?;
