@@ -26,6 +26,8 @@ if ! has_ns cp; then
   in_ns cp ip link set lo up; in_ns cp ip link add br0 type bridge; in_ns cp ip addr add "$API/24" dev br0; in_ns cp ip link set br0 up
   in_ns cp sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0
   plug client 200
+  # A node that has no rules of a Service yet passes its address on to the gateway and says so: clients would go there for five minutes.
+  in_ns client sysctl -qw net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.eth0.accept_redirects=0
 fi
 
 # --- certificates: one CA; `cert NAME CN ORGANISATION [SAN]`
@@ -87,7 +89,7 @@ fi
 if [ ! -e pause.tar ]; then
   mkdir -p pause && gcc -static -Os -s -o pause/pause "$HERE/pause.c" && "$HERE/make-image.sh" localhost/pause:3.10 pause.tar pause /pause; fi
 for i in $(seq "$N"); do
-  has_ns "node$i" || { plug "node$i" "$i"; in_ns "node$i" sysctl -qw net.ipv4.ip_forward=1; }
+  has_ns "node$i" || { plug "node$i" "$i"; in_ns "node$i" sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.eth0.send_redirects=0; }
   in_ns cp ip route replace "$POD_NET.$i.0/24" via "$NET.$i"
   for o in $(seq "$N"); do [ "$o" = "$i" ] || in_ns "node$i" ip route replace "$POD_NET.$o.0/24" via "$NET.$o"; done
   live_pid "node$i" >/dev/null && continue
